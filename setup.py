@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ TORCH_HAS_NO_CUDA = """
 FORCE_CUDA=1, but {torch} was built without CUDA.
 Install a CUDA build of PyTorch, or unset FORCE_CUDA to build for the CPU only.
 """
+HEADERS_MISSING = """
+Python's headers are missing: no {path}.
+Install them (Debian, Ubuntu: apt install python3-dev), then build again.
+"""
 NVCC_MISSING = """
 FORCE_CUDA=1, but nvcc was not found: neither in CUDA_HOME (now: {home}) nor on PATH.
 Install the CUDA toolkit {cuda}, set CUDA_HOME to its folder, or unset FORCE_CUDA to build for the CPU only.
@@ -49,7 +54,7 @@ CUDA versions differ: PyTorch was built with CUDA {cuda}, nvcc is of CUDA {nvcc}
 Install the CUDA toolkit {cuda} and set CUDA_HOME to it, or a PyTorch for CUDA {nvcc}, or set FORCE_CPU=1.
 """
 SETUPTOOLS_OLD = """
-setuptools {got} is too old to read pyproject.toml, 77 or newer is needed:
+setuptools {got} is too old to read pyproject.toml, 64 or newer is needed:
     {python} -m pip install --upgrade setuptools
 """
 
@@ -113,7 +118,7 @@ def default_archs(nvcc_version: tuple[int, int]) -> str:
 def compile_flags(env: Mapping[str, str]) -> tuple[list[str], list[str]]:
     """Flags for the C++ compiler and for the linker. The C++ standard is the one torch adds itself."""
     # -fopenmp for the compiler only: linked in, it would load a second OpenMP runtime beside torch's.
-    cxx, link = ["-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"], []
+    cxx, link = ["-fopenmp", "-fvisibility=hidden", "-Wall"], []
     sanitizer = env.get("PW_SANITIZE")
     if sanitizer:
         if sanitizer not in SANITIZERS:
@@ -127,7 +132,7 @@ def compile_flags(env: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 def nvcc_flags(env: Mapping[str, str]) -> list[str]:
     flags = ["-O0", "-g"] if enabled(env, "DEBUG") else ["-O3"]
-    flags += ["-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden,-fopenmp"]
+    flags += ["-lineinfo", "-Xcompiler=-fvisibility=hidden,-fopenmp"]
     return [*flags, "--threads", env["NVCC_THREADS"]] if env.get("NVCC_THREADS") else flags
 
 
@@ -178,6 +183,9 @@ def build_with_torch() -> dict:
         def run(self) -> None:
             if shutil.which(compiler.split()[0]) is None:
                 raise SystemExit(COMPILER_MISSING.format(cxx=compiler))
+            header = Path(sysconfig.get_path("include"), "Python.h")
+            if not header.exists():
+                raise SystemExit(HEADERS_MISSING.format(path=header))
             for line in decisions:
                 print(f"pointwise_ext: {line}", flush=True)
             super().run()
@@ -186,7 +194,7 @@ def build_with_torch() -> dict:
                 "cuda": torch.version.cuda if cuda else None,
                 "archs": archs.replace(" ", ";").split(";") if cuda else [],
                 "compiler": run(*compiler.split(), "--version").splitlines()[0],
-                "flags": cxx + link + (nvcc_flags(env) if cuda else []),
+                "flags": list(dict.fromkeys(cxx + link + (nvcc_flags(env) if cuda else []))),
                 "cxx11abi": torch.compiled_with_cxx11_abi(),
                 "python": platform.python_version(),
             }
@@ -209,11 +217,11 @@ def build_without_torch() -> dict:
 
 
 if __name__ == "__main__":
-    if int(setuptools.__version__.split(".")[0]) < 77:
+    if int(setuptools.__version__.split(".")[0]) < 64:
         raise SystemExit(SETUPTOOLS_OLD.format(got=setuptools.__version__, python=sys.executable))
     try:
         import torch  # noqa: F401
     except ModuleNotFoundError:
-        setuptools.setup(**build_without_torch())
+        setuptools.setup(license="MIT", **build_without_torch())
     else:
-        setuptools.setup(**build_with_torch())
+        setuptools.setup(license="MIT", **build_with_torch())
