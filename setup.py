@@ -151,6 +151,8 @@ def build_with_torch() -> dict:
     import torch
 
     env, name = os.environ, f"PyTorch {torch.__version__}"
+    # pip puts ninja beside Python, also where its environment is not the active one.
+    env["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), env.get("PATH", os.defpath)])
     nvcc = find_nvcc(env)
     cuda, reason = decide_cuda(env, name, torch.version.cuda, nvcc)
     archs = ""

@@ -1,0 +1,80 @@
+# make test    builds and tests     make gpu-check   the GPU's checks, with the current Python
+# make bench   builds and measures  make cuda-build  compiles, links and imports for CUDA; needs nvcc, no GPU
+# make lint    checks the style     make format      applies it
+# Variables: PYTHON=python3.12  TORCH="torch==2.11.0"  VENV=.venv  ARGS="-k residual"
+
+PYTHON     ?= python3
+TORCH      ?= -r requirements.txt
+VENV       ?= .venv
+CUDA_TORCH ?= torch==2.11.0
+CUDA_VENV  ?= .venv-cuda
+CUDA_ARCHS ?= 8.0;9.0a
+ARGS       ?=
+
+RUN     := $(VENV)/bin/python
+SOURCES := setup.py $(shell find csrc -type f)
+STYLED  := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+# Stamps carry the variables in their names: with other values the environment and the extension are made anew.
+STAMP   := $(subst /,_,$(PYTHON))-$(subst =,_,$(subst $() ,_,$(TORCH)))
+READY   := $(VENV)/.ready-$(STAMP)
+BUILT   := build/.built-$(subst /,_,$(VENV))-$(STAMP)
+
+.PHONY: test bench bench-full gpu-check build cuda-build lint format clean
+
+test: $(BUILT)
+	$(RUN) -m pytest $(ARGS)
+
+bench: $(BUILT)
+	$(RUN) -m bench --quick $(ARGS)
+
+bench-full: $(BUILT)
+	-$(RUN) -m pip install --quiet onnxruntime openvino
+	$(RUN) -m bench $(ARGS)
+
+gpu-check:
+	PYTHON=$(PYTHON) bash tests/gpu_check.sh
+
+build: $(BUILT)
+
+$(BUILT): $(READY) $(SOURCES)
+	$(RUN) setup.py build_ext --inplace
+	@rm -f build/.built-* && touch $@
+
+$(READY): requirements.txt requirements-dev.txt
+	$(call environment,$(VENV))
+	$(RUN) -m pip install $(TORCH) -r requirements-dev.txt
+	@rm -f $(VENV)/.ready-* && touch $@
+
+# Into an environment of its own: the extension built in place stays as it is.
+cuda-build:
+	$(call environment,$(CUDA_VENV))
+	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=64" wheel ninja
+	rm -rf build/cuda
+	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" $(CUDA_VENV)/bin/python setup.py \
+	  build --build-base=build/cuda bdist_wheel --dist-dir=build/cuda
+	$(CUDA_VENV)/bin/python -m pip install --no-deps --force-reinstall build/cuda/*.whl
+	cd build/cuda && $(abspath $(CUDA_VENV))/bin/python -c "from pointwise_ext import _C; print(_C.build_info())"
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(STYLED)
+
+format: $(READY)
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+	$(VENV)/bin/clang-format -i $(STYLED)
+
+clean:
+	rm -rf build dist *.egg-info pointwise_ext/*.so pointwise_ext/_build_info.json
+
+# An environment in the folder $(1), made anew when it is of another Python.
+NEEDS := Python 3.10 or newer with its venv module and headers, and a C++ compiler. \
+  Debian, Ubuntu: apt install python3-venv python3-dev g++
+define environment
+@$(PYTHON) -c 'import os, sys, sysconfig, venv, ensurepip; sys.exit(sys.version_info < (3, 10) or \
+  not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' && command -v $${CXX:-c++} >/dev/null || \
+  { echo "make needs $(NEEDS)"; exit 1; }
+@test "$$($(1)/bin/python -V 2>&1)" = "$$($(PYTHON) -V)" || { rm -rf $(1) && $(PYTHON) -m venv $(1); }
+endef
