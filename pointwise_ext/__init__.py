@@ -1,0 +1,19 @@
+"""Fused 1x1 convolutions: y = activation(conv1x1(concat(inputs), weight) + bias + residual) in one pass over y."""
+
+from . import reference
+from .explain import explain
+from .functional import pointwise_conv
+from .info import info
+from .modules import PointwiseConv1d, PointwiseConv2d, PointwiseConv3d
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PointwiseConv1d",
+    "PointwiseConv2d",
+    "PointwiseConv3d",
+    "explain",
+    "info",
+    "pointwise_conv",
+    "reference",
+]

@@ -1,0 +1,88 @@
+"""Which kernel runs a call: one predicate both decides and explains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from . import _ops
+from .activations import ActivationLike, parse_activation
+from .arguments import (
+    Input,
+    IntOrInts,
+    Padding,
+    check_shapes,
+    check_tensor,
+    input_list,
+    stride_and_padding,
+)
+from .reference import is_channels_last
+
+_DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
+
+
+def why_no_kernels(device: str) -> str | None:
+    """Why the extension has no kernels for a device type, or None where it has."""
+    if not _ops.loaded:
+        return f"the extension is not loaded: {_ops.load_error}"
+    if device not in ("cpu", "cuda"):
+        return f"there are no kernels for device type {device}"
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("pointwise_ext::conv", device.upper()):
+        return "the extension was built without CUDA"
+    return None
+
+
+_NO_CPU, _NO_CUDA = why_no_kernels("cpu"), why_no_kernels("cuda")
+
+
+def why_reference(weight: Tensor) -> str | None:
+    """Why a call runs as plain PyTorch, or None where a kernel of ours runs it."""
+    if weight.dtype not in _DTYPES:
+        return f"there are no kernels for {weight.dtype}"
+    # C++ autograd functions refuse to run under these.
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode automatic differentiation is active"
+    if weight.is_cpu:
+        return _NO_CPU
+    if weight.is_cuda:
+        return _NO_CUDA
+    return why_no_kernels(weight.device.type)
+
+
+def explain(
+    input: Input,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrInts = 1,
+    padding: Padding = 0,
+    dilation: IntOrInts = 1,
+    groups: int = 1,
+    *,
+    activation: ActivationLike = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> str:
+    """Which kernel runs this call of :func:`pointwise_ext.pointwise_conv`, and why the others do not, as text.
+
+    Takes the call's arguments, raises what the call raises, computes nothing.
+    """
+    inputs = input_list(input)
+    check_tensor("weight", weight, optional=False)
+    for name, value in (("bias", bias), ("residual", residual), ("out", out)):
+        check_tensor(name, value, optional=True)
+    parse_activation(activation)
+    strides, paddings = stride_and_padding(stride, padding, dilation, groups)
+    shape = check_shapes(inputs, weight, bias, residual, strides, paddings, groups)
+
+    sources = " + ".join(str(tuple(t.shape)) for t in inputs)
+    order = "channels" if is_channels_last(inputs[0], weight.dim() - 2) else "pixels"
+    reason, device = why_reference(weight), weight.device.type
+    lines = [f"{sources}, weight {tuple(weight.shape)} -> {shape}: {inputs[0].dtype} on {device}, {order} innermost"]
+    for kernel in ("cpu", "cuda"):
+        why = reason if kernel == device else f"the tensors are on {device}"
+        lines.append(f"  {kernel:<10} {'runs' if why is None else 'does not: ' + why}")
+    lines.append(f"  {'reference':<10} {'does not: a kernel fits' if reason is None else 'runs: ' + reason}")
+    return "\n".join(lines)
