@@ -1,0 +1,29 @@
+// Starts the kernels: plain data in, no torch, one signature for the device and for the emulator. Each function returns
+// null, or what went wrong with the launch; it does not wait for the kernels.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "../problem.h"
+#include "plan.h"
+
+namespace pw {
+
+using Stream = void*;  // cudaStream_t on the device, const emulate::Schedule* in the emulator
+
+// `count` independent products of equal shape and strides; the workspace may be null where it takes no bytes.
+size_t gemm_workspace_bytes(const Gemm* gemms, int64_t count, const Tuning& tuning = {});
+const char* launch_gemm(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning = {});
+
+size_t activation_grad_workspace_bytes(const ActivationGrad& problem, const Tuning& tuning = {});
+const char* launch_activation_grad(const ActivationGrad& problem, void* workspace, Stream stream,
+                                   const Tuning& tuning = {});
+
+// The same for one storage type; launch_<dtype>.cu holds its kernels.
+template <class T>
+const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning);
+template <class T>
+const char* launch_activation_grad_as(const ActivationGrad& problem, void* workspace, Stream stream,
+                                      const Tuning& tuning);
+
+}  // namespace pw

@@ -1,0 +1,8 @@
+#include "launch.cuh"
+
+namespace pw {
+
+template const char* launch_gemm_as<float>(const Gemm*, int64_t, void*, Stream, const Tuning&);
+template const char* launch_activation_grad_as<float>(const ActivationGrad&, void*, Stream, const Tuning&);
+
+}  // namespace pw

@@ -1,0 +1,82 @@
+// The operators of pointwise_ext on CPU tensors, with the CUDA kernels on the emulator behind them.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include "../../csrc/conv.h"
+#include "../../csrc/cuda/launch.h"
+#include "../../csrc/emulate/block.h"
+
+namespace pw {
+namespace {
+
+// So little fills the emulated GPU that small problems reach large tiles, split sums and blocks with several tiles.
+constexpr Tuning kTuning{/*filling_blocks=*/6, /*split_steps=*/2, /*max_blocks=*/5};
+
+emulate::Schedule schedule;
+
+at::Tensor workspace(size_t bytes) { return at::empty({int64_t(bytes)}, at::kByte); }
+
+void check(const char* error) { TORCH_CHECK(!error, error); }
+
+void gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
+  const at::Tensor memory = workspace(gemm_workspace_bytes(gemms, count, kTuning));
+  check(launch_gemm(gemms, count, memory.data_ptr(), &schedule, kTuning));
+}
+
+void activation_grad(const ActivationGrad& problem, const at::Tensor&) {
+  const at::Tensor memory = workspace(activation_grad_workspace_bytes(problem, kTuning));
+  check(launch_activation_grad(problem, memory.data_ptr(), &schedule, kTuning));
+}
+
+constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad};
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+at::Tensor conv(at::TensorList inputs, const at::Tensor& weight, const OptionalTensor& bias,
+                const OptionalTensor& residual, at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups,
+                c10::string_view activation, double alpha, double beta) {
+  return conv_forward(kEmulated, inputs, weight, bias, residual,
+                      {stride, padding, groups, parse_activation(activation, alpha, beta)});
+}
+
+std::tuple<at::Tensor, at::Tensor> conv_saved(at::TensorList inputs, const at::Tensor& weight,
+                                              const OptionalTensor& bias, const OptionalTensor& residual,
+                                              at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups,
+                                              c10::string_view activation, double alpha, double beta) {
+  at::Tensor z;
+  at::Tensor y = conv_forward(kEmulated, inputs, weight, bias, residual,
+                              {stride, padding, groups, parse_activation(activation, alpha, beta)}, &z);
+  return {y, z};
+}
+
+std::vector<at::Tensor> backward(const at::Tensor& grad_output, at::TensorList inputs, const at::Tensor& weight,
+                                 const OptionalTensor& saved, at::IntArrayRef stride, at::IntArrayRef padding,
+                                 int64_t groups, c10::string_view activation, double alpha, double beta,
+                                 const c10::List<bool>& needed) {
+  const c10::SmallVector<bool, kSources + 3> flags(needed.begin(), needed.end());
+  return conv_backward(kEmulated, grad_output, inputs, weight, saved,
+                       {stride, padding, groups, parse_activation(activation, alpha, beta)}, flags);
+}
+
+void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
+
+}  // namespace
+}  // namespace pw
+
+TORCH_LIBRARY(pointwise_ext_emulated, m) {
+#define CONV_ARGUMENTS                                                                             \
+  "(Tensor[] inputs, Tensor weight, Tensor? bias, Tensor? residual, int[] stride, int[] padding, " \
+  "int groups, str activation, float alpha, float beta) -> "
+  m.def("conv" CONV_ARGUMENTS "Tensor");
+  m.def("conv_saved" CONV_ARGUMENTS "(Tensor, Tensor)");
+  m.def(
+      "conv_backward(Tensor grad_output, Tensor[] inputs, Tensor weight, Tensor? saved, int[] stride, int[] padding, "
+      "int groups, str activation, float alpha, float beta, bool[] needed) -> Tensor[]");
+  m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);
+}
+
+TORCH_LIBRARY_IMPL(pointwise_ext_emulated, CPU, m) {
+  m.impl("conv", pw::conv);
+  m.impl("conv_saved", pw::conv_saved);
+  m.impl("conv_backward", pw::backward);
+}
