@@ -4,6 +4,7 @@
 // the tile, which one thread adds to. At the end the block adds them in order into one partial sum per channel; the chunks' partial
 // sums are added by reduce().
 #pragma once
+#include "../activation.h"
 #include "intrin.cuh"
 #include "offsets.cuh"
 #include "plan.h"

@@ -2,7 +2,7 @@
 //
 //     z = sum + bias + residual        y = activation(z)
 #pragma once
-#include "../problem.h"
+#include "../activation.h"
 #include "offsets.cuh"
 
 namespace pw {
