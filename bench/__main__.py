@@ -1,0 +1,139 @@
+"""python -m bench: times pointwise_ext against its peers (layers), then shows it at work on real images (real)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench import goals, report
+from bench.host import host_rows
+from bench.measure import Effort
+from bench.operands import DTYPES
+from bench.peers import EXTENSION_LOADED, OURS
+from bench.plot import plot
+from bench.readme import update
+from bench.real import real
+from bench.registry import COMPILE, Roster
+from bench.results import Results, device_name, environment, slug
+from bench.roofline import ceilings
+from bench.run import Bench, problems, run_all
+from bench.suites import LAYOUTS, MODES, SUITES
+from bench.summary import changes, regressions
+
+ROOT = Path(__file__).parent
+QUICK = Effort(rounds=7, sample_ms=2.0, limit_s=2.0)
+
+
+def parser() -> argparse.ArgumentParser:
+    def some_of(choices):
+        def parse(text: str) -> list[str]:
+            unknown = [item for item in text.split(",") if item not in choices]
+            if unknown:
+                raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known: {', '.join(choices)}")
+            return text.split(",")
+
+        return parse
+
+    p = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
+    p.add_argument("command", nargs="?", choices=["all", "layers", "real"], default="all", help="[all]")
+    p.add_argument("--quick", action="store_true", help="representatives of each suite, under 2 minutes on 2 cores")
+    p.add_argument("--suite", type=some_of(SUITES), default=list(SUITES), metavar="A,B", help=", ".join(SUITES))
+    p.add_argument("--mode", type=some_of(MODES), help="forward, backward, step [forward; --quick: and backward]")
+    p.add_argument("--dtype", type=some_of(DTYPES), default=["fp32", "bf16"], help="fp32, bf16, fp16 [fp32,bf16]")
+    p.add_argument("--layout", type=some_of(LAYOUTS), default=list(LAYOUTS), help="nchw, nhwc [both]")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    p.add_argument("--cold", action="store_true", help="CUDA: rotate buffers past 3x the L2 cache")
+    p.add_argument("--compile", choices=COMPILE, default="no", help="time torch.compile too (seconds per layer)")
+    p.add_argument("--threads", type=int, help="CPU threads [PyTorch's default]")
+    p.add_argument("--rounds", type=int, help="samples of each contestant [15; --quick: 7]")
+    p.add_argument("--sample-ms", type=float, help="least length of a sample [5; --quick: 2]")
+    p.add_argument("--label", help="first part of the result files' names [quick or full]")
+    p.add_argument("--output", type=Path, default=ROOT / "results", help="folder of the result files [bench/results]")
+    p.add_argument("--from", dest="stored", type=Path, metavar="JSON", help="report on a stored run, measure nothing")
+    p.add_argument("--compare", type=Path, metavar="JSON", help="compare class by class with a stored run")
+    p.add_argument("--fail-if-regression", action="store_true", help="exit 1 if a class fell behind --compare")
+    p.add_argument("--tolerance", type=float, default=0.1, help="loss that counts as a regression [0.1]")
+    p.add_argument("--goals", action="store_true", help="print the goals on CPU and which are met")
+    p.add_argument("--update-readme", nargs="?", type=Path, const=ROOT.parent / "README.md", metavar="README")
+    return p
+
+
+def measure_layers(args: argparse.Namespace, console: Console) -> Results:
+    """Times everything asked for, with a progress bar."""
+    default = QUICK if args.quick else Effort()
+    effort = replace(default, rounds=args.rounds or default.rounds, sample_ms=args.sample_ms or default.sample_ms)
+    modes = args.mode or (["forward", "backward"] if args.quick else ["forward"])
+    todo = problems(args.suite, modes, args.dtype, args.layout, args.device, args.quick)
+    roster = Roster(args.compile)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("the machine's ceilings", total=len(todo))
+        facts = environment(args.device, args.label, OURS)
+        peaks = ceilings(args.device, args.dtype)
+        rows = run_all(
+            Bench(effort, roster, args.cold), todo, lambda name: progress.update(task, description=name, advance=1)
+        )
+        if "tiny" in args.suite:
+            progress.update(task, description="host time")
+            for dtype in args.dtype:
+                rows += host_rows(dtype, args.device, effort)
+    absent = [f"{name}: {reason} ({count} of {len(todo)} problems)" for (name, reason), count in roster.absent.items()]
+    return Results(facts, peaks, rows, absent)
+
+
+def layers(args: argparse.Namespace, console: Console) -> int:
+    if args.stored:
+        results = Results.load(args.stored)
+        stem = args.stored.with_suffix("")
+    else:
+        results = measure_layers(args, console)
+        stem = args.output / f"{args.label}.{slug(device_name(args.device))}"
+        results.save(stem)
+    picture = plot(results, stem.with_name(stem.name + ".png"))
+    report.print_results(console, results)
+    console.print(f"written: {stem}.json, .csv and .png", highlight=False)
+    if args.goals:
+        report.print_goals(console, goals.verdicts(results.rows))
+    if args.update_readme:
+        update(args.update_readme, results, picture)
+    if not args.compare:
+        return 0
+    found = changes(results.rows, Results.load(args.compare).rows)
+    report.print_changes(console, found, args.tolerance)
+    worse = regressions(found, args.tolerance)
+    for change in worse:
+        console.print(f"[red]regression[/]: {' '.join(change.key)} lost {1 - change.ratio:.0%}")
+    return int(bool(worse) and args.fail_if_regression)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    args.label = args.label or ("quick" if args.quick else "full")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        arguments.error("--device cuda: this PyTorch sees no GPU; leave --device out to measure the CPU")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if not EXTENSION_LOADED:
+        console.print("[yellow]The extension is not loaded: what is measured is the reference in plain PyTorch.[/]")
+    failed = 0 if args.command == "real" else layers(args, console)
+    if args.command == "real" or (args.command == "all" and not args.stored):
+        failed |= real(console, args.output, args.device)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Timing: interleaved rounds A B C A B C ..., medians. Only ratios from one such run count on a shared machine."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Run = Callable[[], object]
+Sample = Callable[[], float]  # one sample: microseconds per call
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: `rounds` samples of every contestant, each of at least `sample_ms`; on a machine so
+    busy that this takes longer than `limit_s`, what was taken by then, but never less than three rounds."""
+
+    rounds: int = 15
+    sample_ms: float = 5.0
+    limit_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds per call: the median of the rounds, and the 10th and 90th percentile."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> Timing:
+        if len(samples) < 2:
+            return cls(samples[0], samples[0], samples[0])
+        tenths = statistics.quantiles(samples, n=10, method="inclusive")
+        return cls(statistics.median(samples), tenths[0], tenths[-1])
+
+    @property
+    def spread(self) -> float:
+        return (self.high - self.low) / self.median
+
+
+@contextmanager
+def no_garbage_collection():
+    """A collection inside one sample would be charged to whoever runs then."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def interleave(samples: dict[str, Sample], effort: Effort) -> dict[str, Timing]:
+    """One sample of every contestant per round. Each round starts with another one, so none always follows the same."""
+    names = list(samples)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    begin = time.perf_counter()
+    with no_garbage_collection():
+        for turn in range(effort.rounds):
+            if turn >= 3 and time.perf_counter() - begin > effort.limit_s:
+                break
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                taken[name].append(samples[name]())
+    return {name: Timing.of(values) for name, values in taken.items()}
+
+
+def repetitions(run: Run, sample_ms: float, limit: int = 10000) -> int:
+    """Calls per sample, so that a sample takes about `sample_ms`: far above the timer's resolution."""
+    run()
+    begin = time.perf_counter()
+    calls = 0
+    while (elapsed := time.perf_counter() - begin) < sample_ms / 4e3 and calls < limit:
+        run()
+        calls += 1
+    return max(1, min(limit, round(calls * sample_ms / 1e3 / elapsed))) if calls else 1
+
+
+def cpu_sample(run: Run, effort: Effort) -> Sample:
+    calls = repetitions(run, effort.sample_ms)
+
+    def sample() -> float:
+        begin = time.perf_counter_ns()
+        for _ in range(calls):
+            run()
+        return (time.perf_counter_ns() - begin) / 1e3 / calls
+
+    return sample
+
+
+def host_sample(run: Run, effort: Effort, device: str) -> Sample:
+    """The time a call keeps the host busy; on a GPU the queue is emptied between samples, outside the clock."""
+    sample = cpu_sample(run, effort)
+    if device == "cpu":
+        return sample
+
+    def drained() -> float:
+        torch.cuda.synchronize()
+        return sample()
+
+    return drained
+
+
+def peak_memory(run: Run, device: str) -> int:
+    """Bytes that PyTorch's allocator holds at most during `run`, beyond what it held before."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler prints when it starts and stops
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text())["traceEvents"]
+    totals = [event["args"]["Total Allocated"] for event in events if event["name"] == "[memory]"]
+    return max(totals, default=0)

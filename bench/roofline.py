@@ -1,0 +1,87 @@
+"""The machine's two ceilings, and the least time a problem can take below them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from bench.operands import DTYPES, Problem
+
+# Working sets (bytes read plus written) for which a copy is timed: a tensor that fits a cache is not bound by DRAM.
+_CPU_WORKING_SETS = (1 << 20, 8 << 20, 64 << 20, 512 << 20)
+_CUDA_WORKING_SETS = (16 << 20, 2 << 30)
+
+
+def _best_seconds(run: Callable[[], object], device: str, at_least: float = 0.1) -> float:
+    """The fastest call within `at_least` seconds: a ceiling is what the machine can do, not what it usually does."""
+    run()
+    best, begin = float("inf"), time.perf_counter()
+    while time.perf_counter() - begin < at_least:
+        if device == "cpu":
+            start = time.perf_counter()
+            run()
+            best = min(best, time.perf_counter() - start)
+        else:
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            events[0].record()
+            run()
+            events[1].record()
+            events[1].synchronize()
+            best = min(best, events[0].elapsed_time(events[1]) / 1e3)
+    return best
+
+
+@cache
+def peak_flops(dtype: str, device: str) -> float:
+    """FLOP/s of a large square matrix product on random data, for the multiply-add peak (fp32 on CUDA: as set).
+
+    A CPU without instructions for fp16 or bf16 computes them in fp32, so their ceiling is never below that.
+    """
+    size = 1024 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+    out = torch.empty_like(a)
+    peak = 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device)
+    return peak if dtype == "fp32" else max(peak, peak_flops("fp32", device))
+
+
+@cache
+def copy_bandwidths(device: str) -> tuple[tuple[int, float], ...]:
+    """(working set, bytes read plus written per second) of Tensor.copy_, ascending."""
+    measured = []
+    for working_set in _CPU_WORKING_SETS if device == "cpu" else _CUDA_WORKING_SETS:
+        source = torch.rand(working_set // 8, device=device)
+        target = torch.empty_like(source)
+        measured.append((working_set, working_set / _best_seconds(lambda s=source, t=target: t.copy_(s), device)))
+    return tuple(measured)
+
+
+def bandwidth(moved: int, device: str) -> float:
+    """The copy bandwidth of the smallest working set timed that holds `moved` bytes."""
+    table = copy_bandwidths(device)
+    return next((rate for working_set, rate in table if moved <= working_set), table[-1][1])
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The larger of arithmetic and traffic time, in microseconds, and which of the two it is."""
+
+    microseconds: float
+    bound: str
+
+
+def floor(problem: Problem) -> Floor:
+    arithmetic = problem.flops / peak_flops(problem.dtype, problem.device) * 1e6
+    traffic = problem.bytes / bandwidth(problem.bytes, problem.device) * 1e6
+    return Floor(max(arithmetic, traffic), "compute" if arithmetic >= traffic else "memory")
+
+
+def ceilings(device: str, dtypes: list[str]) -> dict[str, float]:
+    """The measured ceilings, for the record: GFLOP/s per dtype, GB/s per working set."""
+    result = {f"{dtype} GFLOP/s": round(peak_flops(dtype, device) / 1e9, 1) for dtype in dtypes}
+    for working_set, rate in copy_bandwidths(device):
+        result[f"copy GB/s, {working_set >> 20} MB"] = round(rate / 1e9, 1)
+    return result

@@ -1,0 +1,123 @@
+"""From rows to verdicts: ratios within one run, geometric means per class, comparison with an earlier run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bench.peers import EAGER
+from bench.results import Row, geomean
+
+
+@dataclass(frozen=True)
+class Duel:
+    """This package against the peers on one problem; ratios above 1 mean this package is faster."""
+
+    ours: Row
+    eager: Row | None
+    best: Row | None  # the fastest peer of the same layout
+
+    @property
+    def vs_eager(self) -> float | None:
+        return self.eager.median_us / self.ours.median_us if self.eager else None
+
+    @property
+    def vs_best(self) -> float | None:
+        return self.best.median_us / self.ours.median_us if self.best else None
+
+    @property
+    def of_floor(self) -> float:
+        """1.0: as fast as the machine's arithmetic and copy ceilings allow."""
+        return self.ours.floor_us / self.ours.median_us
+
+
+def is_ours(row: Row) -> bool:
+    """Also true of a stored run in which the extension was not loaded, whose name says so."""
+    return row.name.startswith("pointwise_ext")
+
+
+def duels(rows: Iterable[Row]) -> list[Duel]:
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.suite != "host":
+            groups[row.problem].append(row)
+    result = []
+    for group in groups.values():
+        ours = next((row for row in group if is_ours(row)), None)
+        peers = [row for row in group if row is not ours]
+        if ours:
+            eager = next((row for row in peers if row.name == EAGER), None)
+            result.append(Duel(ours, eager, min(peers, key=lambda row: row.median_us, default=None)))
+    return result
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Geometric means of one class in one mode, dtype and layout."""
+
+    klass: str
+    mode: str
+    dtype: str
+    layout: str
+    count: int
+    vs_eager: float
+    vs_best: float
+    worst: float  # the smallest vs_best
+    of_floor: float
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return (self.klass, self.mode, self.dtype, self.layout)
+
+
+EVERYTHING = "all"
+
+
+def _mean(key: tuple[str, str, str, str], members: list[Duel]) -> Mean:
+    eager = [d.vs_eager for d in members if d.vs_eager]
+    best = [d.vs_best for d in members if d.vs_best]
+    floors = geomean(d.of_floor for d in members)
+    return Mean(*key, len(members), geomean(eager), geomean(best), min(best, default=float("nan")), floors)
+
+
+def means(found: list[Duel]) -> list[Mean]:
+    """Per class, and over all classes (named EVERYTHING) per mode, dtype and layout."""
+    groups: dict[tuple[str, str, str, str], list[Duel]] = defaultdict(list)
+    for duel in found:
+        row = duel.ours
+        groups[row.klass, row.mode, row.dtype, row.layout].append(duel)
+    for duel in found:
+        row = duel.ours
+        groups[EVERYTHING, row.mode, row.dtype, row.layout].append(duel)
+    return [_mean(key, members) for key, members in groups.items()]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One class now and in an earlier run, by its ratio to nn.Conv2d + ReLU, which cancels the machine's mood."""
+
+    key: tuple[str, str, str, str]
+    before: float
+    now: float
+
+    @property
+    def ratio(self) -> float:
+        return self.now / self.before
+
+
+def changes(now: Iterable[Row], before: Iterable[Row]) -> list[Change]:
+    """Class by class, on the problems both runs have."""
+    old = {duel.ours.problem: duel for duel in duels(before)}
+    new = [duel for duel in duels(now) if duel.ours.problem in old]
+    earlier = {mean.key: mean for mean in means([old[duel.ours.problem] for duel in new])}
+    return [
+        Change(mean.key, earlier[mean.key].vs_eager, mean.vs_eager)
+        for mean in means(new)
+        if mean.vs_eager == mean.vs_eager and earlier[mean.key].vs_eager == earlier[mean.key].vs_eager  # not nan
+    ]
+
+
+def regressions(found: list[Change], tolerance: float) -> list[Change]:
+    """The classes whose ratio fell by more than `tolerance`, 0.1 meaning 10 %."""
+    return [change for change in found if change.ratio < 1 - tolerance]
