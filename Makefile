@@ -48,7 +48,7 @@ $(READY): requirements.txt requirements-dev.txt
 # Into an environment of its own: the extension built in place stays as it is.
 cuda-build:
 	$(call environment,$(CUDA_VENV))
-	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=64" wheel ninja
+	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=70.1" ninja
 	rm -rf build/cuda
 	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" $(CUDA_VENV)/bin/python setup.py \
 	  build --build-base=build/cuda bdist_wheel --dist-dir=build/cuda

@@ -6,6 +6,7 @@ read here are listed in README.md.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -28,7 +29,7 @@ ARCHS = {"8.0": (11, 0), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}
 TORCH_MISSING = f"""
 PyTorch is not installed for {sys.executable}, or pip is hiding it in an isolated build.
 Install PyTorch first, then build against it without isolation:
-    {sys.executable} -m pip install torch setuptools ninja
+    {sys.executable} -m pip install torch "setuptools>=70.1" ninja
     {sys.executable} -m pip install --no-build-isolation .
 """
 COMPILER_MISSING = """
@@ -54,7 +55,7 @@ CUDA versions differ: PyTorch was built with CUDA {cuda}, nvcc is of CUDA {nvcc}
 Install the CUDA toolkit {cuda} and set CUDA_HOME to it, or a PyTorch for CUDA {nvcc}, or set FORCE_CPU=1.
 """
 SETUPTOOLS_OLD = """
-setuptools {got} is too old to read pyproject.toml, 64 or newer is needed:
+setuptools {got} is too old, 70.1 or newer is needed:
     {python} -m pip install --upgrade setuptools
 """
 
@@ -112,7 +113,9 @@ def decide_cuda(env: Mapping[str, str], torch: str, torch_cuda: str | None, nvcc
 
 def default_archs(nvcc_version: tuple[int, int]) -> str:
     """TORCH_CUDA_ARCH_LIST for a toolkit: one architecture per GPU generation it knows, and PTX for later ones."""
-    return ";".join(arch for arch, since in ARCHS.items() if nvcc_version >= since) + "+PTX"
+    archs = [arch for arch, since in ARCHS.items() if nvcc_version >= since]
+    newest = max((arch for arch in archs if not arch.endswith("a")), key=float)  # PTX of 9.0a runs on 9.0 alone
+    return ";".join(f"{arch}+PTX" if arch == newest else arch for arch in archs)
 
 
 def compile_flags(env: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -219,11 +222,9 @@ def build_without_torch() -> dict:
 
 
 if __name__ == "__main__":
-    if int(setuptools.__version__.split(".")[0]) < 64:
+    # 64 installs in editable mode from pyproject.toml, 70.1 makes wheels without the package `wheel`.
+    needed = (64, 0) if importlib.util.find_spec("wheel") else (70, 1)
+    if tuple(map(int, setuptools.__version__.split(".")[:2])) < needed:
         raise SystemExit(SETUPTOOLS_OLD.format(got=setuptools.__version__, python=sys.executable))
-    try:
-        import torch  # noqa: F401
-    except ModuleNotFoundError:
-        setuptools.setup(license="MIT", **build_without_torch())
-    else:
-        setuptools.setup(license="MIT", **build_with_torch())
+    known = build_with_torch() if importlib.util.find_spec("torch") else build_without_torch()
+    setuptools.setup(license="MIT", **known)
