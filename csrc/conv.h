@@ -1,0 +1,42 @@
+// The convolution in terms of matrix products, the same on every device: checks, shapes, views, and which product with
+// which operands. A device contributes a Backend, two functions on plain data.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "problem.h"
+
+namespace pw {
+
+struct Backend {
+  const char* name;
+  // Computes `count` independent products of equal shape and strides (the groups of one convolution).
+  void (*gemm)(const Gemm* gemms, int64_t count, const at::Tensor& like);
+  void (*activation_grad)(const ActivationGrad& problem, const at::Tensor& like);
+};
+
+// The arguments of one convolution but its tensors; stride and padding have one entry or one per spatial dimension.
+struct ConvParams {
+  at::IntArrayRef stride, padding;
+  int64_t groups;
+  Activation activation;
+};
+
+// Names of the contract ("none", "relu", ...); anything else raises and lists them.
+Activation parse_activation(c10::string_view name, double alpha, double beta);
+DType parse_dtype(at::ScalarType type);
+
+// y, or (y, z) with z the value before the activation. `out` is resized and written when given.
+at::Tensor conv_forward(const Backend&, at::TensorList inputs, const at::Tensor& weight,
+                        const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual,
+                        const ConvParams&, at::Tensor* z = nullptr, at::Tensor* out = nullptr);
+
+// The gradients with needed[i] set, of (inputs..., weight, bias, residual), in that order and without gaps.
+std::vector<at::Tensor> conv_backward(const Backend&, const at::Tensor& grad_output, at::TensorList inputs,
+                                      const at::Tensor& weight, const std::optional<at::Tensor>& saved,
+                                      const ConvParams&, c10::ArrayRef<bool> needed);
+
+}  // namespace pw

@@ -1,0 +1,300 @@
+// Runs a product's units of work (plan.h) tile by tile: operands in place where the tile can read them, packed
+// otherwise.
+#pragma once
+#include "epilogue.h"
+#include "kernels.h"
+#include "pack.h"
+#include "plan.h"
+
+namespace pw::PW_ISA {
+
+using cpu::Plan;
+using cpu::Range;
+
+constexpr int kStrips = 16;  // pieces of k handed to one tile
+
+// Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
+template <class Elem>
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  Elem* get(int64_t elements) {
+    if (elements > size_) {
+      std::free(data_);
+      data_ = static_cast<Elem*>(std::aligned_alloc(64, (elements * sizeof(Elem) + 63) / 64 * 64));
+      if (!data_) throw std::bad_alloc();
+      size_ = elements;
+    }
+    return data_;
+  }
+  void trim() {
+    constexpr int64_t kKeep = 16 << 20;
+    if (size_ * int64_t(sizeof(Elem)) > kKeep) std::free(data_), data_ = nullptr, size_ = 0;
+  }
+
+ private:
+  Elem* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// Stretches of k along which both operands advance by a constant step, with at most `most` values of k in all.
+struct Stretch {
+  int segment;
+  int64_t k, a_offset, b_offset;  // length; where it starts in A and B
+};
+
+inline int next_stretches(const Gemm& g, int& segment, int64_t& position, int64_t most, Stretch* out) {
+  int count = 0;
+  for (int64_t left = most; segment < g.segments && left > 0 && count < kStrips;) {
+    const Segment& s = g.segment[segment];
+    const int64_t total = s.k.count(), inner = s.k.size[kRank - 1];
+    if (position < total) {
+      const int64_t length = std::min({left, inner - position % inner, total - position});
+      out[count++] = {segment, length, offset(s.k, s.a.col, position), offset(s.k, s.b.row, position)};
+      position += length, left -= length;
+    }
+    if (position >= total) ++segment, position = 0;
+  }
+  return count;
+}
+
+template <class T, class D>
+class Runner {
+  using Elem = typename D::Elem;
+  using Acc = typename D::Acc;
+  static constexpr bool kSame = std::is_same_v<T, Elem>;  // operands may be read in place
+
+ public:
+  Runner(const cpu::Job& job) : job_(job), plan_(job.plan) {
+    clamps_ = as_clamp<Acc>(job.gemms[0].activation, low_, high_);
+  }
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t unit = begin; unit < end; ++unit) {
+      // The unit's index, slowest first: product, part of the weights, part of the pixels.
+      int64_t rest = unit % plan_.units;
+      const Gemm& g = job_.gemms[unit / plan_.units];
+      const bool pixels_on_n = g.pixels == Pixels::on_n;
+      const int64_t inner_parts = pixels_on_n ? plan_.n_parts : plan_.m_parts;
+      const int64_t inner = rest % inner_parts;
+      rest /= inner_parts;
+      const int64_t outer_parts = pixels_on_n ? plan_.m_parts : plan_.n_parts, outer = rest % outer_parts;
+      const int64_t k_part = rest / outer_parts;
+      const int64_t weights = unit / inner_parts;  // changes when the weights' part does
+      if (weights != weights_) forget(pixels_on_n ? a_ready_ : b_ready_);
+      forget(pixels_on_n ? b_ready_ : a_ready_);
+      weights_ = weights;
+      const Range blocks = cpu::part(cpu::ceil_div(plan_.m, plan_.rows), plan_.m_parts, pixels_on_n ? outer : inner);
+      const Range panels = cpu::part(plan_.panels, plan_.n_parts, pixels_on_n ? inner : outer);
+      if (g.pixels == Pixels::on_k)
+        reduce(g, unit / plan_.units, k_part, blocks, panels);
+      else
+        forward(g, blocks, panels);
+    }
+    a_scratch().trim(), b_scratch().trim();
+  }
+
+  // Rows of C from the partial sums of dW, added in order.
+  void merge(int64_t begin, int64_t end) {
+    constexpr int L = Vec<Acc>::size;
+    for (int64_t row = begin; row < end; ++row) {
+      const Gemm& g = job_.gemms[row / plan_.m];
+      const Acc* sums = sums_of(row / plan_.m, 0) + row % plan_.m * plan_.n;
+      T* c = static_cast<T*>(g.c.data) + offset(g.m, g.c.row, row % plan_.m);
+      const int64_t step = g.c.col.step[kRank - 1];
+      for (int64_t n = 0; n < plan_.n; n += L) {
+        const int lanes = int(std::min<int64_t>(L, plan_.n - n));
+        Vec<Acc> v = load(sums + n, lanes);
+        for (int64_t k = 1; k < plan_.k_parts; ++k) v = v + load(sums + k * plan_.m * plan_.n + n, lanes);
+        scatter(c + n * step, step, v, lanes);
+      }
+    }
+  }
+
+ private:
+  static Scratch<Elem>& a_scratch() {
+    static thread_local Scratch<Elem> scratch;
+    return scratch;
+  }
+  static Scratch<Elem>& b_scratch() {
+    static thread_local Scratch<Elem> scratch;
+    return scratch;
+  }
+  static void forget(std::vector<bool>& ready) { std::fill(ready.begin(), ready.end(), false); }
+
+  Acc* sums_of(int64_t product, int64_t k_part) const {
+    return static_cast<Acc*>(job_.sums) + (product * plan_.k_parts + k_part) * plan_.m * plan_.n;
+  }
+
+  void forward(const Gemm& g, Range blocks, Range panels) {
+    int segment = 0;
+    int64_t position = 0;
+    stretches_ = next_stretches(g, segment, position, std::numeric_limits<int64_t>::max(), stretch_);
+    sweep(g, blocks, panels, Init::zero, nullptr, 0);
+  }
+
+  // dW: k in chunks, each added to the sums of the last.
+  void reduce(const Gemm& g, int64_t product, int64_t k_part, Range blocks, Range panels) {
+    const Range part = cpu::part(cpu::total_k(g), plan_.k_parts, k_part);
+    Acc* sums = job_.sums ? sums_of(product, k_part) : static_cast<Acc*>(g.c.data);
+    const int64_t step = job_.sums ? plan_.n : g.c.row.step[kRank - 1];
+    int segment = 0;
+    int64_t position = part.begin;
+    for (Init init = Init::zero; position < part.end && segment < g.segments; init = Init::from_c) {
+      stretches_ = next_stretches(g, segment, position, std::min(cpu::kReduceChunk, part.end - position), stretch_);
+      forget(a_ready_), forget(b_ready_);
+      sweep(g, blocks, panels, init, sums, step);
+    }
+  }
+
+  // All tiles of a range of blocks (of rows) and panels (of columns), over the current stretches of k.
+  void sweep(const Gemm& g, Range blocks, Range panels, Init init, Acc* sums, int64_t sums_step) {
+    decide(g, blocks);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      const Range columns = plan_.columns(panel);
+      const int n = int(columns.size());
+      Strip<Elem> strips[kStrips];
+      b_strips(g, columns, panel - panels.begin, panels.size(), strips);
+      if (!sums) {
+        c_.set_columns(g.c, g.n, columns.begin, n);
+        z_.set_columns(g.z, g.n, columns.begin, n);
+        residual_.set_columns(g.residual, g.n, columns.begin, n);
+      }
+      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+        const Range rows{block * plan_.rows, std::min((block + 1) * plan_.rows, plan_.m)};
+        a_strips(g, rows, block - blocks.begin, blocks.size(), strips);
+        if (sums)
+          sum_tile(strips, rows, columns, init, sums + rows.begin * sums_step + columns.begin, sums_step);
+        else
+          result_tile(g, strips, rows, columns);
+      }
+    }
+  }
+
+  // Which operands the tiles may read in place.
+  void decide(const Gemm& g, Range blocks) {
+    depth_ = 0;
+    a_direct_ = kSame || D::kPack == 2;
+    b_direct_ = kSame && (kBytes == 64 || blocks.size() < 4);  // shorter vectors use little of each line they touch
+    for (int i = 0; i < stretches_; ++i) {
+      const int64_t a_step = g.segment[stretch_[i].segment].a.col.step[kRank - 1], k = stretch_[i].k;
+      depth_ += cpu::ceil_div(k, D::kPack);
+      if (D::kPack == 2)  // a pair is one element: its two k must be neighbours, and none may be left over
+        a_direct_ = a_direct_ && a_step == 1 && k % 2 == 0;
+      else if (g.pixels == Pixels::on_n && a_step != 1 && k > 64 && plan_.n_parts > 2)
+        a_direct_ = false;  // W^T: every k would touch a line of its own, again for each block of rows
+    }
+  }
+
+  void a_strips(const Gemm& g, Range rows, int64_t slot, int64_t slots, Strip<Elem>* strips) {
+    const int m = int(rows.size());
+    Elem* dst = nullptr;
+    if (!a_direct_) {
+      if (int64_t(a_ready_.size()) != slots) a_ready_.assign(slots, false);
+      dst = a_scratch().get(slots * depth_ * plan_.rows) + slot * depth_ * plan_.rows;
+    }
+    for (int i = 0; i < stretches_; ++i) {
+      const Matrix& a = g.segment[stretch_[i].segment].a;
+      const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
+      const int64_t k_step = a.col.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
+      strips[i].k = steps;
+      if (a_direct_) {
+        fill_offsets(g.m, a.row, rows.begin, m, row_[i]);
+        for (int r = 0; r < m; ++r) row_[i][r] *= sizeof(T);
+        strips[i].a = reinterpret_cast<const Elem*>(p);
+        strips[i].a_row = row_[i], strips[i].a_step = D::kPack == 2 ? 1 : k_step;
+        continue;
+      }
+      if (!a_ready_[slot]) {
+        int64_t offsets[kMostRows];
+        fill_offsets(g.m, a.row, rows.begin, m, offsets);
+        pack<T, D>(p, offsets, m, stretch_[i].k, k_step, dst, m);
+      }
+      for (int r = 0; r < m; ++r) row_[i][r] = r * int64_t(sizeof(Elem));
+      strips[i].a = dst, strips[i].a_row = row_[i], strips[i].a_step = m;
+      dst += steps * m;
+    }
+    if (dst) a_ready_[slot] = true;
+  }
+
+  void b_strips(const Gemm& g, Range columns, int64_t slot, int64_t slots, Strip<Elem>* strips) {
+    constexpr int L = Vec<Acc>::size;
+    const int n = int(columns.size());
+    const int64_t ld = cpu::ceil_div(n, L) * L;
+    Elem* dst = nullptr;
+    for (int i = 0; i < stretches_; ++i) {
+      const Matrix& b = g.segment[stretch_[i].segment].b;
+      const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset;
+      const int64_t k_step = b.row.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
+      int64_t offsets[kMostLanes];
+      const bool unit = fill_offsets(g.n, b.col, columns.begin, n, offsets);
+      if (b_direct_ && unit && (kBytes == 64 || n % L == 0)) {
+        strips[i].b = reinterpret_cast<const Elem*>(p + offsets[0]), strips[i].b_step = k_step;
+        continue;
+      }
+      if (!dst) {
+        const int64_t size = depth_ * L * kVectors;
+        if (int64_t(b_ready_.size()) != slots) b_ready_.assign(slots, false);
+        dst = b_scratch().get(slots * size) + slot * size;
+      }
+      if (!b_ready_[slot]) pack<T, D>(p, offsets, n, stretch_[i].k, k_step, dst, ld);
+      strips[i].b = dst, strips[i].b_step = ld;
+      dst += steps * ld;
+    }
+    if (dst) b_ready_[slot] = true;
+  }
+
+  // Runs the microkernel of the right size.
+  void multiply(const Strip<Elem>* strips, int64_t m, int64_t n, const Target<D>& t) const {
+    constexpr int L = Vec<Acc>::size;
+    const int vectors = int(n + L - 1) / L, last = int(n) - (vectors - 1) * L;
+    kTiles<D>.of[vectors - 1][m - 1](strips, stretches_, last, t);
+  }
+
+  void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Init init, Acc* sums, int64_t step) const {
+    Target<D> t;
+    t.init = init;
+    t.sums = sums, t.sums_step = step;
+    multiply(strips, rows.size(), columns.size(), t);
+  }
+
+  void result_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns) {
+    const int m = int(rows.size()), n = int(columns.size());
+    Target<D> t;
+    if (g.bias) {
+      const int64_t length = g.bias_on_m ? plan_.m : plan_.n;
+      const Acc* bias =
+          job_.bias ? static_cast<const Acc*>(job_.bias) + (&g - job_.gemms) * length : static_cast<const Acc*>(g.bias);
+      t.init = g.bias_on_m ? Init::per_row : Init::per_column;
+      t.bias = bias + (g.bias_on_m ? rows.begin : columns.begin);
+    }
+    c_.set_rows(g.c, g.m, rows.begin, m);
+    residual_.set_rows(g.residual, g.m, rows.begin, m);
+    if constexpr (std::is_same_v<T, typename D::Store>) {
+      if (clamps_ && c_.unit && residual_.unit && !z_.data) {
+        t.c = c_.first, t.c_row = c_.row;
+        t.residual = residual_.data ? residual_.first : nullptr, t.residual_row = residual_.row;
+        t.low = low_, t.high = high_;
+        return multiply(strips, m, n, t);
+      }
+    }
+    z_.set_rows(g.z, g.m, rows.begin, m);
+    alignas(64) Acc buffer[kMostRows * kMostLanes];
+    t.sums = buffer, t.sums_step = kMostLanes;
+    multiply(strips, m, n, t);
+    finish<T>(buffer, kMostLanes, m, n, c_, z_, residual_, g.activation);
+  }
+
+  const cpu::Job& job_;
+  const Plan& plan_;
+  bool clamps_, a_direct_ = false, b_direct_ = false;
+  Acc low_, high_;
+  int64_t weights_ = -1, depth_ = 0;  // whose operands are packed; elements of k in all stretches
+  int stretches_ = 0;
+  Stretch stretch_[kStrips];
+  int64_t row_[kStrips][kMostRows];
+  Block<T> c_, z_, residual_;
+  std::vector<bool> a_ready_, b_ready_;  // packed operands of the current range, by block and panel
+};
+
+}  // namespace pw::PW_ISA

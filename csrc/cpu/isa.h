@@ -1,0 +1,49 @@
+// The table of functions of one instruction set, for a unit that has defined PW_ISA and PW_BYTES.
+#pragma once
+#include "gemm.h"
+#include "grad.h"
+
+namespace pw::PW_ISA {
+
+// Calls f with the storage type and multiplication of a dtype. `dot` asks for products of bf16 pairs.
+template <bool DOT, class F>
+void dispatch(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::f32:
+      return f(float{}, Dot<float>{});
+    case DType::f64:
+      return f(double{}, Dot<double>{});
+    case DType::f16:
+      return f(f16{}, Dot<float>{});
+    case DType::bf16:
+#ifdef PW_BF16_DOT
+      if constexpr (DOT) return f(bf16{}, DotBf16{});
+#endif
+      return f(bf16{}, Dot<float>{});
+  }
+}
+
+inline cpu::Tiling tiling(DType dtype) {
+  return {dtype == DType::f64 ? Vec<double>::size : Vec<float>::size, kVectors, kRows};
+}
+
+template <bool DOT>
+void run(DType dtype, const cpu::Job& job, int64_t begin, int64_t end) {
+  dispatch<DOT>(dtype, [&](auto t, auto d) { Runner<decltype(t), decltype(d)>(job).run(begin, end); });
+}
+
+template <bool DOT>
+void merge(DType dtype, const cpu::Job& job, int64_t begin, int64_t end) {
+  dispatch<DOT>(dtype, [&](auto t, auto d) { Runner<decltype(t), decltype(d)>(job).merge(begin, end); });
+}
+
+inline void activation_grad(const ActivationGrad& p, void* partial, int64_t begin, int64_t end) {
+  dispatch<false>(p.dtype, [&](auto t, auto) { activation_grad_rows<decltype(t)>(p, partial, begin, end); });
+}
+
+template <bool DOT>
+constexpr cpu::Kernels table(const char* name, bool (*supported)()) {
+  return {name, supported, tiling, run<DOT>, merge<DOT>, activation_grad};
+}
+
+}  // namespace pw::PW_ISA

@@ -1,0 +1,37 @@
+// What an instruction set offers: the same functions from the same source, compiled once per set (isa_*.cpp).
+#pragma once
+#include "plan.h"
+
+namespace pw::cpu {
+
+// Products of equal shape and one plan, shared by the tasks that run units of it.
+struct Job {
+  const Gemm* gemms;
+  Plan plan;
+  const void* bias = nullptr;  // of all products in accumulation type; null: read each product's own
+  void* sums = nullptr;        // dW: partial sums [product][k part][m][n] in accumulation type; null: C holds them
+};
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  Tiling (*tiling)(DType);
+  void (*run)(DType, const Job&, int64_t begin, int64_t end);    // units of all products
+  void (*merge)(DType, const Job&, int64_t begin, int64_t end);  // rows of all products: C from the partial sums
+  // Rows [begin, end) of grad_rows(problem); row r leaves its sums per channel in partial[r].
+  void (*activation_grad)(const ActivationGrad&, void* partial, int64_t begin, int64_t end);
+};
+
+// Pixels of dZ done together. Where channels are the innermost dimension a row is this many pixels of all channels,
+// otherwise it is one run of the innermost pixel dimension.
+constexpr int64_t kGradPixels = 256;
+inline bool channels_inner(const ActivationGrad& p) { return p.dy.col.step[kRank - 1] == 1 && p.channels > 1; }
+inline int64_t grad_rows(const ActivationGrad& p) {
+  return channels_inner(p) ? ceil_div(p.pixels.count(), kGradPixels) : p.pixels.count() / p.pixels.size[kRank - 1];
+}
+
+// All sets this build has, best first; the one in use is the first supported, or the one POINTWISE_EXT_CPU names.
+const Kernels* const* all_kernels();  // null-terminated
+const Kernels& kernels();
+
+}  // namespace pw::cpu

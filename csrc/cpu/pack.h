@@ -1,0 +1,103 @@
+// Packing: a few rows or columns of an operand as dst[k][x], so that a tile reads it with unit stride. It widens
+// 16-bit types, or pairs neighbouring k of bf16, on the way.
+#pragma once
+#include "tile.h"
+
+namespace pw::PW_ISA {
+
+// One element of D at (x, k): kPack values of k, the missing ones zero.
+template <class T, class D>
+PW_INLINE typename D::Elem element(const T* p, int64_t k_step, int values) {
+  if constexpr (D::kPack == 1) {
+    return widen(*p);
+  } else {
+    return uint32_t(p[0].bits) | (values > 1 ? uint32_t(p[k_step].bits) << 16 : 0u);
+  }
+}
+
+// n elements at consecutive x that lie `step` apart in memory.
+template <class T, class D>
+PW_INLINE void copy_row(const T* p, int64_t step, int64_t k_step, int values, int n, typename D::Elem* dst) {
+  using Elem = typename D::Elem;
+#ifdef PW_BF16_DOT
+  if constexpr (D::kPack == 2) {
+    if (step == 1) {
+      const __m512i pick_low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38,
+                                                6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+      const __m512i pick_high = _mm512_add_epi16(pick_low, _mm512_set1_epi16(16));
+      for (int x = 0; x < n; x += 32) {  // 32 pixels of two k: two permutations interleave them
+        const int left = std::min(n - x, 32);
+        const __mmask32 mask = left == 32 ? ~0u : (1u << left) - 1;
+        const __m512i even = _mm512_maskz_loadu_epi16(mask, p + x);
+        const __m512i odd = _mm512_maskz_loadu_epi16(values > 1 ? mask : 0, p + x + (values > 1 ? k_step : 0));
+        _mm512_mask_storeu_epi32(dst + x, lanes16(std::min(left, 16)), _mm512_permutex2var_epi16(even, pick_low, odd));
+        if (left > 16)
+          _mm512_mask_storeu_epi32(dst + x + 16, lanes16(left - 16), _mm512_permutex2var_epi16(even, pick_high, odd));
+      }
+      return;
+    }
+  }
+#endif
+  if constexpr (D::kPack == 1) {
+    if (step == 1) {
+      constexpr int L = Vec<Elem>::size;
+      for (int x = 0; x < n; x += L) store(dst + x, load(p + x, std::min(L, n - x)), std::min(L, n - x));
+      return;
+    }
+  }
+  for (int x = 0; x < n; ++x) dst[x] = element<T, D>(p + x * step, k_step, values);
+}
+
+// k has unit stride: squares of L x L elements are read along k and transposed in registers.
+template <class T, class D>
+void copy_transposed(const T* p, const int64_t* x_offset, int count, int64_t k, typename D::Elem* dst, int64_t ld) {
+  using V = Vec<typename D::Acc>;
+  constexpr int L = V::size;
+  const int64_t steps = (k + D::kPack - 1) / D::kPack;
+  for (int64_t s = 0; s < steps; s += L) {
+    const int64_t left = std::min<int64_t>((steps - s), L), values = std::min<int64_t>(k - s * D::kPack, L * D::kPack);
+    for (int x = 0; x < count; x += L) {
+      const int width = std::min(L, count - x);
+      V rows[L];
+      for (int i = 0; i < L; ++i) {
+        if (i >= width) {
+          rows[i] = V(0);
+          continue;
+        }
+        const T* from = p + x_offset[x + i] + s * D::kPack;
+#ifdef PW_BF16_DOT
+        if constexpr (D::kPack == 2) {
+          const __mmask32 mask = values == 32 ? ~0u : (1u << values) - 1;
+          rows[i].v = (typename V::Raw)_mm512_maskz_loadu_epi16(mask, from);
+          continue;
+        }
+#endif
+        if constexpr (D::kPack == 1) rows[i] = load(from, int(values));
+      }
+      transpose(rows);
+      for (int i = 0; i < left; ++i) store((typename D::Acc*)(void*)(dst + (s + i) * ld + x), rows[i], width);
+    }
+  }
+}
+
+// dst[k][x] = source(x, k) for `count` offsets x and `k` steps; columns [count, ld) become zero.
+template <class T, class D>
+void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_step, typename D::Elem* dst,
+          int64_t ld) {
+  const int64_t steps = (k + D::kPack - 1) / D::kPack;
+  if (ld > count)
+    for (int64_t s = 0; s < steps; ++s) std::fill(dst + s * ld + count, dst + (s + 1) * ld, typename D::Elem(0));
+  if (k_step == 1 && k > 1 && (count == 1 || x_offset[1] - x_offset[0] != 1))
+    return copy_transposed<T, D>(p, x_offset, count, k, dst, ld);
+  for (int x = 0; x < count;) {  // stretches of x with a constant step
+    const int64_t step = x + 1 < count ? x_offset[x + 1] - x_offset[x] : 1;
+    int end = x + 1;
+    while (end < count && x_offset[end] - x_offset[end - 1] == step) ++end;
+    for (int64_t s = 0; s < steps; ++s)
+      copy_row<T, D>(p + x_offset[x] + s * D::kPack * k_step, step, k_step,
+                     int(std::min<int64_t>(D::kPack, k - s * D::kPack)), end - x, dst + s * ld + x);
+    x = end;
+  }
+}
+
+}  // namespace pw::PW_ISA

@@ -1,0 +1,108 @@
+// How a product is cut into tiles and units of work: a pure function of its shape, the vector length and the threads.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "../problem.h"
+
+namespace pw::cpu {
+
+// What the planner needs to know of an instruction set and element type.
+struct Tiling {
+  int lanes;        // of one accumulator
+  int vectors;      // widest tile, in vectors
+  const int* rows;  // rows[v - 1]: most rows of a tile of v vectors, so that accumulators fill the registers
+};
+
+constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
+constexpr int64_t kCacheBytes = 256 << 10;  // of pixels that stay in the second-level cache while W streams past
+constexpr int64_t kReduceChunk = 256;       // pixels per step of dW: long enough to amortise the accumulators' traffic
+constexpr int64_t kSplitElements = 64 << 10;  // dW up to this size is split over pixels, larger ones over channels
+constexpr int64_t kSplitFlops = 4 << 20;      // least work of one such split
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+// Part `i` of `parts` nearly equal parts.
+inline Range part(int64_t size, int64_t parts, int64_t i) { return {size * i / parts, size * (i + 1) / parts}; }
+
+struct Plan {
+  int lanes, rows;  // rows of a tile
+  int64_t m, n;
+  int64_t run;  // columns that panels do not cross the multiples of
+  int64_t panels_per_run, panels;
+  int64_t m_parts, n_parts;  // units of rows, and of panels
+  int64_t k_parts = 1;       // units of pixels (dW only), each with partial sums of its own
+  int64_t units;             // of one product: m_parts * n_parts * k_parts
+
+  // Columns of one panel: a run is shared out evenly in whole vectors, so that no panel is a sliver.
+  Range columns(int64_t panel) const {
+    const int64_t start = panel / panels_per_run * run, i = panel % panels_per_run;
+    const int64_t size = std::min(run, n - start), vectors = ceil_div(size, lanes);
+    const Range v = part(vectors, panels_per_run, i);
+    return {start + v.begin * lanes, start + std::min(v.end * lanes, size)};
+  }
+};
+
+inline int64_t total_k(const Gemm& g) {
+  int64_t k = 0;
+  for (int i = 0; i < g.segments; ++i) k += g.segment[i].k.count();
+  return k;
+}
+
+inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int element_bytes, int threads) {
+  Plan p;
+  p.lanes = tiling.lanes;
+  p.m = g.m.count(), p.n = g.n.count();
+  const int64_t k = total_k(g), widest = int64_t(tiling.lanes) * tiling.vectors;
+  const double flops = 2.0 * double(p.m) * double(p.n) * double(std::max<int64_t>(k, 1));
+
+  // Panels stay within an image where its rows are long enough to be read in place; 3/4 of a tile is the break-even.
+  const int64_t inner = g.n.size[kRank - 1];
+  p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 ? inner : p.n;
+  p.panels_per_run = ceil_div(ceil_div(p.run, tiling.lanes), tiling.vectors);
+  p.panels = p.panels_per_run * (p.n / p.run);
+  const int64_t vectors = std::min<int64_t>(tiling.vectors, ceil_div(p.run, tiling.lanes));
+  p.rows = int(std::min<int64_t>(tiling.rows[vectors - 1], p.m));
+  const int64_t blocks = ceil_div(p.m, p.rows);
+
+  const int64_t tasks = std::max<int64_t>(1, std::min<int64_t>(threads, int64_t(flops * products / kGrainFlops)));
+  const int64_t wanted = tasks == 1 ? 1 : ceil_div(4 * tasks, products);  // units of one product, for balance
+  switch (g.pixels) {
+    case Pixels::on_n: {
+      p.n_parts = p.panels;
+      p.m_parts = std::min(blocks, ceil_div(wanted, p.n_parts));
+      break;
+    }
+    case Pixels::on_m: {
+      const int64_t fitting = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(1, k * element_bytes * p.rows));
+      p.m_parts = std::min(blocks, std::max(ceil_div(blocks, std::max<int64_t>(fitting, 8)), wanted));
+      // Few pixels: share out the weights instead, so that no thread packs what another packs too.
+      if (tasks > 1 && p.m < 56 * tasks) p.m_parts = 1;
+      p.n_parts = std::min(p.panels, p.m_parts >= tasks ? 1 : ceil_div(tasks, p.m_parts));
+      break;
+    }
+    case Pixels::on_k: {
+      // The split over pixels decides the order of summation, so it depends on the shape alone, not on the threads.
+      if (p.m * p.n <= kSplitElements)
+        p.k_parts = std::clamp<int64_t>(std::min(int64_t(flops / kSplitFlops), k / kReduceChunk), 1, 8);
+      p.n_parts = std::min(p.panels, ceil_div(wanted, p.k_parts));
+      p.m_parts = std::min(blocks, ceil_div(wanted, p.k_parts * p.n_parts));
+      break;
+    }
+  }
+  p.units = p.m_parts * p.n_parts * p.k_parts;
+  return p;
+}
+
+// Units of one task: about a megaflop, and no more tasks than threads.
+inline int64_t grain(const Plan& p, const Gemm& g, int64_t products, int threads) {
+  const double flops = 2.0 * double(p.m) * double(p.n) * double(std::max<int64_t>(total_k(g), 1)) * double(products);
+  const int64_t tasks = std::max<int64_t>(1, std::min<int64_t>(threads, int64_t(flops / kGrainFlops)));
+  return ceil_div(p.units * products, tasks);
+}
+
+}  // namespace pw::cpu

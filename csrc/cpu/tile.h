@@ -1,0 +1,162 @@
+// The one microkernel: a tile of C in registers,
+//
+//     C[m, n] = activation( init[m, n] + sum over strips, k of A[m, k] B[k, n] ),    MR rows of NV vectors,
+//
+// A read element by element and broadcast, B in vectors. Forward, dX and dW of both layouts differ in the pointers
+// only.
+#pragma once
+#include "vec.h"
+
+namespace pw::PW_ISA {
+
+// A stretch of k along which both operands advance by a constant step.
+template <class Elem>
+struct Strip {
+  const Elem* a;
+  const int64_t* a_row;  // offset of each row in bytes: a pair of bf16 may start at any of them
+  int64_t a_step;
+  const Elem* b;
+  int64_t b_step;
+  int64_t k;
+};
+
+// How one step of k multiplies: the element the operands are held in, and what they are stored as without conversion.
+template <class T>
+struct Dot {
+  using Elem = T;
+  using Acc = T;
+  using Store = T;
+  static constexpr int kPack = 1;  // values of k in one element
+  static PW_INLINE Vec<T> load_b(const T* p, int n) {
+    if constexpr (kBytes == 64) return load(p, n);  // a mask costs nothing here; elsewhere tails are packed
+    return load(p, Vec<T>::size);
+  }
+  static PW_INLINE Vec<T> fma(const T* a, Vec<T> b, Vec<T> c) { return Vec<T>(*a * b.v + c.v); }
+};
+
+#ifdef PW_BF16_DOT
+// Two neighbouring k of bf16 in one 32-bit element: vdpbf16ps adds both products to an fp32 accumulator.
+struct DotBf16 {
+  using Elem = uint32_t;
+  using Acc = float;
+  using Store = bf16;
+  static constexpr int kPack = 2;
+  static PW_INLINE Vec<float> load_b(const uint32_t* p, int) {
+    return Vec<float>((Vec<float>::Raw)_mm512_castsi512_ps(_mm512_loadu_si512(p)));
+  }
+  static PW_INLINE Vec<float> fma(const uint32_t* a, Vec<float> b, Vec<float> c) {
+    int pair;
+    memcpy(&pair, a, sizeof(pair));
+    return Vec<float>((Vec<float>::Raw)_mm512_dpbf16_ps((__m512)c.v, (__m512bh)_mm512_set1_epi32(pair),
+                                                        (__m512bh)_mm512_castps_si512((__m512)b.v)));
+  }
+};
+#endif
+
+enum class Init { zero, per_row, per_column, from_c };
+
+// Where a tile starts and goes. Rows are found by offset tables, columns are consecutive.
+template <class D>
+struct Target {
+  using Acc = typename D::Acc;
+  using Store = typename D::Store;
+  Init init = Init::zero;
+  const Acc* bias = nullptr;  // of the first row, or column
+  Acc* sums = nullptr;        // raw accumulators go here (and come from here: from_c), or else
+  int64_t sums_step = 0;
+  Store* c = nullptr;  // clamp(sum + residual, low, high) goes here
+  const int64_t* c_row = nullptr;
+  const Store* residual = nullptr;
+  const int64_t* residual_row = nullptr;
+  Acc low, high;
+};
+
+template <class D, int MR, int NV>
+void tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t) {
+  using V = Vec<typename D::Acc>;
+  constexpr int L = V::size;
+  const auto lanes = [last](int n) { return n == NV - 1 ? last : L; };
+  const auto start = [&](int m, int n) -> V {
+    if (t.init == Init::per_row) return V(t.bias[m]);
+    if (t.init == Init::per_column) return load(t.bias + n * L, lanes(n));
+    if (t.init == Init::from_c) return load(t.sums + m * t.sums_step + n * L, lanes(n));
+    return V(0);
+  };
+  V acc[MR][NV];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) acc[m][n] = start(m, n);
+
+  for (int s = 0; s < count; ++s) {
+    const Strip<typename D::Elem>& strip = strips[s];
+    const typename D::Elem *a[MR], *b = strip.b;
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+      a[m] = reinterpret_cast<const typename D::Elem*>(reinterpret_cast<const char*>(strip.a) + strip.a_row[m]);
+    const int64_t a_step = strip.a_step, b_step = strip.b_step;
+    for (int64_t k = strip.k, at = 0; k > 0; --k, at += a_step, b += b_step) {
+      V bv[NV];
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) bv[n] = D::load_b(b + n * L, lanes(n));
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+        for (int n = 0; n < NV; ++n) acc[m][n] = D::fma(a[m] + at, bv[n], acc[m][n]);
+    }
+  }
+
+  if (t.sums) {
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) store(t.sums + m * t.sums_step + n * L, acc[m][n], lanes(n));
+    return;
+  }
+  const V low(t.low), high(t.high);
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n) {
+      V v = acc[m][n];
+      if (t.residual) v = v + load(t.residual + t.residual_row[m] + n * L, lanes(n));
+      v = select(v < low, low, v);
+      v = select(v > high, high, v);
+      store(t.c + t.c_row[m] + n * L, v, lanes(n));
+    }
+}
+
+// Most rows of a tile of 1, 2, ... vectors: accumulators, one row of B and a broadcast fill the registers.
+#if PW_BYTES == 64
+constexpr int kVectors = 4;  // 32 registers
+constexpr int kRows[kVectors] = {14, 12, 8, 6};
+#else
+constexpr int kVectors = 2;  // 16 registers
+constexpr int kRows[kVectors] = {8, 6};
+#endif
+constexpr int kMostRows = kRows[0];
+constexpr int kMostLanes = kVectors * kBytes / 4;
+
+template <class D>
+using TileFunction = void (*)(const Strip<typename D::Elem>*, int, int, const Target<D>&);
+
+template <class D>
+struct Tiles {
+  TileFunction<D> of[kVectors][kMostRows] = {};
+  constexpr Tiles() { fill<1>(); }
+
+ private:
+  template <int NV>
+  constexpr void fill() {
+    fill_rows<NV>(std::make_integer_sequence<int, kRows[NV - 1]>());
+    if constexpr (NV < kVectors) fill<NV + 1>();
+  }
+  template <int NV, int... M>
+  constexpr void fill_rows(std::integer_sequence<int, M...>) {
+    ((of[NV - 1][M] = &tile<D, M + 1, NV>), ...);
+  }
+};
+template <class D>
+inline constexpr Tiles<D> kTiles{};
+
+}  // namespace pw::PW_ISA

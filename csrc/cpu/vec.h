@@ -1,0 +1,257 @@
+// A vector of kBytes, the only code here that knows an instruction set. The units isa_*.cpp define PW_ISA (a namespace,
+// so that each set has functions of its own), PW_BYTES, and switch the compiler to the set before they include this.
+#pragma once
+#include <cstdint>
+#include <utility>
+
+#include "../activation.h"
+
+#if !defined(__clang__) && __GNUC__ < 12
+#error "the CPU kernels need g++ 12 or later, or clang (for __builtin_shufflevector)"
+#endif
+#define PW_INLINE inline __attribute__((always_inline))
+
+namespace pw::PW_ISA {
+
+constexpr int kBytes = PW_BYTES;
+
+template <class T>
+struct Int {
+  using type = int32_t;
+};
+template <>
+struct Int<double> {
+  using type = int64_t;
+};
+
+template <class T>
+struct Vec {
+  static constexpr int size = kBytes / int(sizeof(T));
+  typedef T Raw __attribute__((vector_size(kBytes)));
+  typedef typename Int<T>::type Mask __attribute__((vector_size(kBytes)));
+  Raw v;
+
+  Vec() = default;
+  PW_INLINE Vec(Raw raw) : v(raw) {}
+  PW_INLINE explicit Vec(double scalar) : v(Raw{} + T(scalar)) {}
+  PW_INLINE explicit Vec(float scalar) : v(Raw{} + T(scalar)) {}
+  PW_INLINE explicit Vec(int scalar) : v(Raw{} + T(scalar)) {}
+
+  friend PW_INLINE Vec operator+(Vec a, Vec b) { return a.v + b.v; }
+  friend PW_INLINE Vec operator-(Vec a, Vec b) { return a.v - b.v; }
+  friend PW_INLINE Vec operator*(Vec a, Vec b) { return a.v * b.v; }
+  friend PW_INLINE Vec operator/(Vec a, Vec b) { return a.v / b.v; }
+  friend PW_INLINE Mask operator<(Vec a, Vec b) { return a.v < b.v; }
+  friend PW_INLINE Mask operator<=(Vec a, Vec b) { return a.v <= b.v; }
+  friend PW_INLINE Mask operator>(Vec a, Vec b) { return a.v > b.v; }
+  friend PW_INLINE Mask operator>=(Vec a, Vec b) { return a.v >= b.v; }
+  friend PW_INLINE Mask operator==(Vec a, Vec b) { return a.v == b.v; }
+  friend PW_INLINE Vec select(Mask m, Vec yes, Vec no) { return m ? yes.v : no.v; }
+};
+
+// Loads and stores of n lanes, 0 < n <= size; the other lanes are zero. Storage of 16 bits is widened and rounded.
+template <class T>
+PW_INLINE Vec<acc_t<T>> load(const T* p, int n) {
+  Vec<acc_t<T>> r(0);
+  if (sizeof(T) == sizeof(acc_t<T>) && n == r.size) {
+    memcpy(&r.v, p, kBytes);
+    return r;
+  }
+  acc_t<T> lanes[r.size] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = widen(p[i]);
+  memcpy(&r.v, lanes, kBytes);
+  return r;
+}
+
+template <class T>
+PW_INLINE void store(T* p, Vec<acc_t<T>> v, int n) {
+  if (sizeof(T) == sizeof(acc_t<T>) && n == v.size) {
+    memcpy(p, &v.v, kBytes);
+    return;
+  }
+  acc_t<T> lanes[v.size];
+  memcpy(lanes, &v.v, kBytes);
+  for (int i = 0; i < n; ++i) p[i] = narrow<T>(lanes[i]);
+}
+
+#if PW_BYTES == 64
+PW_INLINE __mmask16 lanes16(int n) { return __mmask16((1u << n) - 1); }
+PW_INLINE __mmask8 lanes8(int n) { return __mmask8((1u << n) - 1); }
+template <>
+PW_INLINE Vec<float> load(const float* p, int n) {
+  return Vec<float>((Vec<float>::Raw)_mm512_maskz_loadu_ps(lanes16(n), p));
+}
+template <>
+PW_INLINE Vec<double> load(const double* p, int n) {
+  return Vec<double>((Vec<double>::Raw)_mm512_maskz_loadu_pd(lanes8(n), p));
+}
+template <>
+PW_INLINE Vec<float> load(const f16* p, int n) {
+  return Vec<float>((Vec<float>::Raw)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes16(n), p)));
+}
+template <>
+PW_INLINE Vec<float> load(const bf16* p, int n) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes16(n), p));
+  return Vec<float>((Vec<float>::Raw)_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+}
+template <>
+PW_INLINE void store(float* p, Vec<float> v, int n) {
+  _mm512_mask_storeu_ps(p, lanes16(n), (__m512)v.v);
+}
+template <>
+PW_INLINE void store(double* p, Vec<double> v, int n) {
+  _mm512_mask_storeu_pd(p, lanes8(n), (__m512d)v.v);
+}
+template <>
+PW_INLINE void store(f16* p, Vec<float> v, int n) {
+  _mm256_mask_storeu_epi16(p, lanes16(n), _mm512_cvtps_ph((__m512)v.v, _MM_FROUND_TO_NEAREST_INT));
+}
+// Round to nearest even in integer arithmetic, as narrow<bf16> does: vcvtneps2bf16 would flush subnormals.
+template <>
+PW_INLINE void store(bf16* p, Vec<float> v, int n) {
+  const __m512i u = _mm512_castps_si512((__m512)v.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v.v, (__m512)v.v, _CMP_UNORD_Q);
+  r = _mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc0));
+  _mm256_mask_storeu_epi16(p, lanes16(n), _mm512_cvtepi32_epi16(r));
+}
+#elif PW_BYTES == 32
+PW_INLINE __m256i lanes8(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <>
+PW_INLINE Vec<float> load(const float* p, int n) {
+  return Vec<float>((Vec<float>::Raw)(n == 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, lanes8(n))));
+}
+template <>
+PW_INLINE void store(float* p, Vec<float> v, int n) {
+  n == 8 ? _mm256_storeu_ps(p, (__m256)v.v) : _mm256_maskstore_ps(p, lanes8(n), (__m256)v.v);
+}
+template <>
+PW_INLINE Vec<float> load(const f16* p, int n) {
+  alignas(16) f16 lanes[8] = {};
+  memcpy(lanes, p, n * sizeof(f16));
+  return Vec<float>((Vec<float>::Raw)_mm256_cvtph_ps(_mm_load_si128((const __m128i*)lanes)));
+}
+template <>
+PW_INLINE void store(f16* p, Vec<float> v, int n) {
+  alignas(16) f16 lanes[8];
+  _mm_store_si128((__m128i*)lanes, _mm256_cvtps_ph((__m256)v.v, _MM_FROUND_TO_NEAREST_INT));
+  memcpy(p, lanes, n * sizeof(f16));
+}
+#endif
+
+// n lanes that lie `step` elements apart.
+template <class T>
+PW_INLINE Vec<acc_t<T>> gather(const T* p, int64_t step, int n) {
+  if (step == 1) return load(p, n);
+  T lanes[Vec<acc_t<T>>::size];
+  for (int i = 0; i < n; ++i) lanes[i] = p[i * step];
+  return load<T>(lanes, n);
+}
+template <class T>
+PW_INLINE void scatter(T* p, int64_t step, Vec<acc_t<T>> v, int n) {
+  if (step == 1) return store(p, v, n);
+  T lanes[Vec<acc_t<T>>::size];
+  store<T>(lanes, v, n);
+  for (int i = 0; i < n; ++i) p[i * step] = lanes[i];
+}
+
+// exp(x) = 2^n e^r with n = round(x / ln 2): a polynomial of degree 6 on |r| <= ln(2)/2, relative error below 2e-7.
+// Results under 2^-126 become zero.
+PW_INLINE Vec<float> exp(Vec<float> x) {
+  using V = Vec<float>;
+  const V magic(12582912.0f), top(88.72283f), bottom(-87.33654f);  // 1.5 * 2^23 rounds to an integer; ln FLT_MAX, MIN
+  const V c = select(x > top, top, select(x < bottom, bottom, x));
+  const V n = (c * V(1.44269504f) + magic) - magic;
+  const V r = (c - n * V(0.693359375f)) - n * V(-2.12194440e-4f);
+  V p = r * V(1.0f / 720) + V(1.0f / 120);
+  p = p * r + V(1.0f / 24);
+  p = p * r + V(1.0f / 6);
+  p = p * r + V(0.5f);
+  p = p * r + V(1);
+  p = p * r + V(1);
+  // 2^n in two factors: n reaches 128, which one exponent cannot hold.
+  const V half = V(__builtin_convertvector(__builtin_convertvector((n * V(0.5f)).v, V::Mask), V::Raw));
+  const auto power = [](V e) { return V((V::Raw)((__builtin_convertvector(e.v, V::Mask) + 127) << 23)); };
+  const V y = p * power(half) * power(n - half);
+  const V over = select(x > top, V(__builtin_inff()), y);
+  return select(x < bottom, V(0), select(x == x, over, x));
+}
+
+// tanh(x): odd polynomial for |x| < 0.625, else 1 - 2 / (exp(2|x|) + 1) with the sign of x (Cephes).
+PW_INLINE Vec<float> tanh(Vec<float> x) {
+  using V = Vec<float>;
+  const V z = x * x;
+  V p = z * V(-5.70498872745e-3f) + V(2.06390887954e-2f);
+  p = p * z + V(-5.37397155531e-2f);
+  p = p * z + V(1.33314422036e-1f);
+  p = p * z + V(-3.33332819422e-1f);
+  const V small = p * z * x + x;
+  const V a = select(x < V(0), V(0) - x, x);
+  const V big = V(1) - V(2) / (exp(a + a) + V(1));
+  return select(a < V(0.625f), small, select(x < V(0), V(0) - big, big));
+}
+
+// erf(x) = 1 - (a1 t + ... + a5 t^5) exp(-x^2), t = 1 / (1 + 0.3275911 x) for x >= 0, odd; absolute error 1.5e-7
+// (Abramowitz and Stegun 7.1.26).
+PW_INLINE Vec<float> erf(Vec<float> x) {
+  using V = Vec<float>;
+  const V a = select(x < V(0), V(0) - x, x);
+  const V t = V(1) / (V(1) + V(0.3275911f) * a);
+  V p = t * V(1.061405429f) + V(-1.453152027f);
+  p = p * t + V(1.421413741f);
+  p = p * t + V(-0.284496736f);
+  p = p * t + V(0.254829592f);
+  const V y = V(1) - p * t * exp(V(0) - a * a);
+  return select(x < V(0), V(0) - y, y);
+}
+
+// float64 serves checks, not speed: lane by lane.
+template <class F>
+PW_INLINE Vec<double> each_lane(Vec<double> x, F f) {
+  for (int i = 0; i < x.size; ++i) x.v[i] = f(x.v[i]);
+  return x;
+}
+PW_INLINE Vec<double> exp(Vec<double> x) {
+  return each_lane(x, [](double v) { return ::exp(v); });
+}
+PW_INLINE Vec<double> tanh(Vec<double> x) {
+  return each_lane(x, [](double v) { return ::tanh(v); });
+}
+PW_INLINE Vec<double> erf(Vec<double> x) {
+  return each_lane(x, [](double v) { return ::erf(v); });
+}
+
+PW_INLINE float sum_of(Vec<float> v) {
+  float s = 0;
+  for (int i = 0; i < v.size; ++i) s += v.v[i];
+  return s;
+}
+PW_INLINE double sum_of(Vec<double> v) {
+  double s = 0;
+  for (int i = 0; i < v.size; ++i) s += v.v[i];
+  return s;
+}
+
+// Transposes `size` vectors in place: log2(size) rounds that swap the off-diagonal blocks of 2 D x 2 D squares.
+template <class Raw, int D, int... C>
+PW_INLINE void swap_blocks(Raw& a, Raw& b, std::integer_sequence<int, C...>) {
+  constexpr int L = sizeof...(C);
+  const Raw low = __builtin_shufflevector(a, b, ((C & D) ? L + C - D : C)...);
+  b = __builtin_shufflevector(a, b, ((C & D) ? L + C : C + D)...);
+  a = low;
+}
+template <class T, int D = 1>
+PW_INLINE void transpose(Vec<T>* rows) {
+  constexpr int L = Vec<T>::size;
+  if constexpr (D < L) {
+    for (int i = 0; i < L; ++i)
+      if (!(i & D))
+        swap_blocks<typename Vec<T>::Raw, D>(rows[i].v, rows[i + D].v, std::make_integer_sequence<int, L>());
+    transpose<T, D * 2>(rows);
+  }
+}
+
+}  // namespace pw::PW_ISA

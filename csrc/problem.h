@@ -1,0 +1,148 @@
+// One matrix product with its epilogue as plain data (no torch), the only thing a kernel of any device is handed:
+//
+//     C[m, n] = activation( sum_s sum_k A_s[m, k] B_s[k, n] + bias + residual[m, n] )
+//
+// Which operand is which, and how it lies in memory, is decided by the strides alone (P: pixels of the whole batch):
+//
+//     product   M     N     K     A          B          C      layout
+//     forward   Cout  P     Cin   W          X          Y      NCHW
+//     forward   P     Cout  Cin   X          W^T        Y      channels_last
+//     dX        Cin   P     Cout  W^T        dZ         dX     NCHW
+//     dX        P     Cin   Cout  dZ         W          dX     channels_last
+//     dW        Cout  Cin   P     dZ         X^T        dW     both
+#pragma once
+#include <cstdint>
+
+#include "dtype.h"
+
+namespace pw {
+
+enum class Act : int32_t {
+  none,
+  relu,
+  relu6,
+  leaky_relu,
+  silu,
+  gelu,
+  gelu_tanh,
+  hardswish,
+  hardsigmoid,
+  sigmoid,
+  tanh,
+  clamp
+};
+
+struct Activation {
+  Act kind = Act::none;
+  double alpha = 0, beta = 0;  // leaky_relu: slope; clamp: lower and upper bound
+};
+
+// The derivative is taken from z = conv + bias + residual for these; for the others y = activation(z) says enough.
+PW_HD bool saves_z(const Activation& a) {
+  switch (a.kind) {
+    case Act::silu:
+    case Act::gelu:
+    case Act::gelu_tanh:
+    case Act::hardswish:
+    case Act::hardsigmoid:
+    case Act::clamp:
+      return true;
+    case Act::leaky_relu:
+      return a.alpha < 0;  // y no longer tells the sign of z
+    default:
+      return false;
+  }
+}
+
+constexpr int kRank = 4;     // an axis of pixels has up to four nested dimensions: (N, D, H, W)
+constexpr int kSources = 8;  // inputs of one call, whose channels follow one another
+
+// An axis: an index that runs over nested dimensions, innermost last. Channels use the last dimension only.
+struct Axis {
+  int64_t size[kRank] = {1, 1, 1, 1};
+  PW_HD int64_t count() const { return size[0] * size[1] * size[2] * size[3]; }
+};
+
+// Strides in elements of one operand along one axis.
+struct Steps {
+  int64_t step[kRank] = {0, 0, 0, 0};
+};
+
+PW_HD int64_t offset(const Axis& axis, const Steps& steps, int64_t index) {
+  int64_t sum = 0;
+  for (int d = kRank - 1; d > 0; --d) {
+    if (axis.size[d] == 1) continue;
+    if (index < axis.size[d]) return sum + index * steps.step[d];
+    sum += index % axis.size[d] * steps.step[d];
+    index /= axis.size[d];
+  }
+  return sum + index * steps.step[0];
+}
+
+struct Matrix {
+  void* data = nullptr;  // null: absent
+  Steps row, col;
+};
+
+// A part of the sum over k: one input of several, or all there is.
+struct Segment {
+  Matrix a, b;
+  Axis k;
+};
+
+enum class Pixels : int32_t { on_m, on_n, on_k };  // where the long axis is
+
+struct Gemm {
+  DType dtype = DType::f32;
+  Pixels pixels = Pixels::on_n;
+  Axis m, n;
+  int32_t segments = 0;  // 0: C = activation(bias + residual)
+  Segment segment[kSources];
+  Matrix c;
+  Matrix z;         // also written, before the activation, when present
+  Matrix residual;  // dtype of C, as bias
+  const void* bias = nullptr;
+  int64_t bias_step = 1;
+  bool bias_on_m = true;  // one bias per row of C, else per column
+  Activation activation;
+};
+
+// dz = dy activation'(saved) and db[c] = sum of dz over batch and pixels, in one pass; either result may be absent.
+struct ActivationGrad {
+  DType dtype = DType::f32;
+  Activation activation;
+  Axis pixels;  // (N, D, H, W)
+  int64_t channels = 0;
+  Matrix dy, saved, dz;  // row: pixels; col: channels (last dimension)
+  void* db = nullptr;    // (channels,), contiguous
+};
+
+// Merges neighbouring dimensions of an axis where every operand steps through both as through one.
+template <int COUNT>
+void collapse(Axis& axis, Steps* const (&operands)[COUNT]) {
+  int last = kRank - 1;  // the dimension being grown
+  for (int d = kRank - 2; d >= 0; --d) {
+    bool merge = true;
+    if (axis.size[d] != 1 && axis.size[last] != 1)
+      for (Steps* s : operands) merge = merge && (!s || s->step[d] == s->step[last] * axis.size[last]);
+    if (!merge) {
+      --last;
+      if (last == d) continue;
+      axis.size[last] = axis.size[d];
+      axis.size[d] = 1;
+      for (Steps* s : operands)
+        if (s) s->step[last] = s->step[d], s->step[d] = 0;
+      continue;
+    }
+    if (axis.size[d] != 1) {
+      for (Steps* s : operands)
+        if (s && axis.size[last] == 1) s->step[last] = s->step[d];
+      axis.size[last] *= axis.size[d];
+      axis.size[d] = 1;
+    }
+    for (Steps* s : operands)
+      if (s) s->step[d] = 0;
+  }
+}
+
+}  // namespace pw
