@@ -2,9 +2,9 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "../../csrc/conv.h"
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/emulate/block.h"
+#include "../../csrc/ops.h"
 
 namespace pw {
 namespace {
@@ -30,32 +30,27 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor&) {
 
 constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad};
 
-using OptionalTensor = std::optional<at::Tensor>;
-
-at::Tensor conv(at::TensorList inputs, const at::Tensor& weight, const OptionalTensor& bias,
-                const OptionalTensor& residual, at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups,
-                c10::string_view activation, double alpha, double beta) {
-  return conv_forward(kEmulated, inputs, weight, bias, residual,
-                      {stride, padding, groups, parse_activation(activation, alpha, beta)});
+ConvParams params(at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups, c10::string_view activation,
+                  double alpha, double beta) {
+  return {stride, padding, groups, parse_activation(activation, alpha, beta)};
 }
 
-std::tuple<at::Tensor, at::Tensor> conv_saved(at::TensorList inputs, const at::Tensor& weight,
-                                              const OptionalTensor& bias, const OptionalTensor& residual,
-                                              at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups,
-                                              c10::string_view activation, double alpha, double beta) {
+at::Tensor conv(PW_CONV_ARGS) {
+  return conv_forward(kEmulated, inputs, weight, bias, residual,
+                      params(stride, padding, groups, activation, alpha, beta));
+}
+
+std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) {
   at::Tensor z;
   at::Tensor y = conv_forward(kEmulated, inputs, weight, bias, residual,
-                              {stride, padding, groups, parse_activation(activation, alpha, beta)}, &z);
+                              params(stride, padding, groups, activation, alpha, beta), &z);
   return {y, z};
 }
 
-std::vector<at::Tensor> backward(const at::Tensor& grad_output, at::TensorList inputs, const at::Tensor& weight,
-                                 const OptionalTensor& saved, at::IntArrayRef stride, at::IntArrayRef padding,
-                                 int64_t groups, c10::string_view activation, double alpha, double beta,
-                                 const c10::List<bool>& needed) {
+std::vector<at::Tensor> backward(PW_BACKWARD_ARGS) {
   const c10::SmallVector<bool, kSources + 3> flags(needed.begin(), needed.end());
   return conv_backward(kEmulated, grad_output, inputs, weight, saved,
-                       {stride, padding, groups, parse_activation(activation, alpha, beta)}, flags);
+                       params(stride, padding, groups, activation, alpha, beta), flags);
 }
 
 void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
