@@ -34,7 +34,8 @@ ACTIVATIONS: dict[str, Activation] = {
         "z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3)))", lambda z, alpha, beta: F.gelu(z, approximate="tanh")
     ),
     "hardswish": Activation("z min(max(z + 3, 0), 6) / 6", lambda z, alpha, beta: F.hardswish(z)),
-    "hardsigmoid": Activation("min(max(z + 3, 0), 6) / 6", lambda z, alpha, beta: F.hardsigmoid(z)),
+    # torch.nn.functional.hardsigmoid has no second derivative.
+    "hardsigmoid": Activation("min(max(z + 3, 0), 6) / 6", lambda z, alpha, beta: F.relu6(z + 3) / 6),
     "sigmoid": Activation("1 / (1 + exp(-z))", lambda z, alpha, beta: sigmoid(z)),
     "tanh": Activation("tanh(z)", lambda z, alpha, beta: tanh(z)),
     "clamp": Activation(

@@ -17,7 +17,6 @@ from .arguments import (
     input_list,
     stride_and_padding,
 )
-from .reference import is_channels_last
 
 _DTYPES = frozenset((torch.float32, torch.float64, torch.float16, torch.bfloat16))
 
@@ -78,7 +77,7 @@ def explain(
     shape = check_shapes(inputs, weight, bias, residual, strides, paddings, groups)
 
     sources = " + ".join(str(tuple(t.shape)) for t in inputs)
-    order = "channels" if is_channels_last(inputs[0], weight.dim() - 2) else "pixels"
+    order = "channels" if _ops.is_channels_last(inputs[0], batched=inputs[0].dim() == weight.dim()) else "pixels"
     reason, device = why_reference(weight), weight.device.type
     lines = [f"{sources}, weight {tuple(weight.shape)} -> {shape}: {inputs[0].dtype} on {device}, {order} innermost"]
     for kernel in ("cpu", "cuda"):

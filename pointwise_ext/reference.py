@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._ops import is_channels_last
 from .activations import ACTIVATIONS, ActivationLike, parse_activation
 from .arguments import (
     Input,
@@ -61,27 +62,17 @@ def pointwise_conv(
         y = y + residual.to(y.dtype)  # under autocast the residual follows too
     if name != "none":
         y = ACTIVATIONS[name].function(y, alpha, beta)
-    if is_channels_last(inputs[0], spatial):
-        y = y.movedim(-1 - spatial, -1).contiguous().movedim(-1, -1 - spatial)
-    else:
-        y = y.contiguous()
+    y = _in_format_of(inputs[0], y, spatial)
     return y if out is None else _write(y, out, [*inputs, weight, bias, residual])
 
 
-def is_channels_last(x: Tensor, spatial: int) -> bool:
-    """Whether the strides of (N, C, *S) or (C, *S) say that channels are innermost.
-
-    PyTorch's rule (ambiguous sizes count as contiguous), extended to one spatial dimension and to unbatched tensors.
-    """
-    channel = x.dim() - 1 - spatial
-    least = innermost = x.stride(channel)
-    for d in (channel, *range(x.dim() - 1, channel, -1)):
-        if x.size(d) == 0 or x.stride(d) == 0 or x.stride(d) < least:
-            return False
-        least = x.stride(d) * x.size(d)
-    if channel == 1 and (x.size(0) == 0 or x.stride(0) < least):
-        return False
-    return least != innermost
+def _in_format_of(x: Tensor, y: Tensor, spatial: int) -> Tensor:
+    """y in the memory format of x, also in the strides of dimensions of size 1, by which the next layer decides."""
+    channels_last = is_channels_last(x, batched=x.dim() == spatial + 2)
+    dense = y.movedim(-1 - spatial, -1) if channels_last else y
+    if dense.stride() != torch.empty(dense.shape, device="meta").stride():
+        dense = dense.clone(memory_format=torch.contiguous_format)
+    return dense.movedim(-1, -1 - spatial) if channels_last else dense
 
 
 def _empty_conv(
