@@ -51,7 +51,7 @@ def pointwise_conv(
 
     spatial = weight.dim() - 2
     strides, paddings = per_dimension("stride", strides, spatial), per_dimension("padding", paddings, spatial)
-    x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=-1 - spatial)
+    x = inputs[0] if len(inputs) == 1 else torch.cat([_autocast(t) for t in inputs], dim=-1 - spatial)
     if x.numel() and weight.numel():
         # In this shape the weight has no memory format of its own that the output could take on.
         plain = weight.flatten(1).reshape(weight.shape)
@@ -64,6 +64,13 @@ def pointwise_conv(
         y = ACTIVATIONS[name].function(y, alpha, beta)
     y = _in_format_of(inputs[0], y, spatial)
     return y if out is None else _write(y, out, [*inputs, weight, bias, residual])
+
+
+def _autocast(t: Tensor) -> Tensor:
+    """What autocast makes of a convolution's input; torch.cat would take the widest dtype, and refuse some mixes."""
+    device = t.device.type
+    follows = torch.is_autocast_enabled(device) and t.is_floating_point() and t.dtype != torch.float64
+    return t.to(torch.get_autocast_dtype(device)) if follows else t
 
 
 def _in_format_of(x: Tensor, y: Tensor, spatial: int) -> Tensor:
