@@ -1,0 +1,22 @@
+"""The emulator's own promises: barriers, schedules, shared memory, asynchronous copies."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.emulated.build import ROOT, SANITIZERS
+
+pytestmark = pytest.mark.emulated
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("program", ["emulator_check", "kernel_check"])
+def test_program(program: str, sanitizer: str, tmp_path: Path) -> None:
+    source = Path(__file__).with_name(f"{program}.cpp")
+    flags = ["-std=c++17", "-O1", "-w", *SANITIZERS[sanitizer], f"-I{ROOT / 'csrc'}"]
+    subprocess.run(["g++", *flags, str(source), "-o", str(tmp_path / program)], check=True)
+    result = subprocess.run([tmp_path / program], capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr

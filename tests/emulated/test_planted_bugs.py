@@ -1,0 +1,59 @@
+"""The emulator must notice what it is there for: kernels with one planted mistake each fail kernel_check.cpp."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.emulated.build import ROOT
+
+pytestmark = pytest.mark.emulated
+
+HERE = Path(__file__).parent
+BARRIER = "sync_threads();"
+# name: file, the text that is replaced (once in the file), and by what
+COMMON = {
+    "off_by_one_predicate": ("offsets.cuh", "index < axis.count() ?", "index <= axis.count() ?"),
+    "missing_barrier": ("gemm_fma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
+    "wrong_wait": ("gemm_fma.cuh", "copy_async_wait<0>();", "copy_async_wait<1>();"),
+}
+OTHERS = {
+    "barrier_before_first_load": ("gemm_fma.cuh", f"{BARRIER}\n    start_load(0);", "start_load(0);"),
+    "barrier_before_output": ("gemm_fma.cuh", f"{BARRIER}  // the stages' memory", "// the stages' memory"),
+    "barrier_before_write": ("gemm_fma.cuh", f"{BARRIER}\n#pragma unroll 1", "#pragma unroll 1"),
+    "barrier_after_write": ("gemm_fma.cuh", f"{BARRIER}  // the part has been read", "// the part has been read"),
+    "store_beyond_the_end": ("gemm_fma.cuh", "if (m >= m_count ||", "if (m > m_count ||"),
+    "tables_of_the_last_segment": ("gemm_fma.cuh", "k = 0, turn ^= 1;", "k = 0;"),
+    "lost_share": ("reduce.cuh", "s < splits; ++s", "s < splits - 1; ++s"),
+    "grad_pixel_beyond_the_end": ("activation_grad.cuh", "p0 + p >= pixels ||", "p0 + p > pixels ||"),
+    "grad_barrier_before_read": ("activation_grad.cuh", f"{BARRIER}\n#pragma unroll 2", "#pragma unroll 2"),
+    "grad_barrier_after_read": ("activation_grad.cuh", f"{BARRIER}  // the tables", "// the tables"),
+    "grad_barrier_after_sums": ("activation_grad.cuh", f"{BARRIER}  // the sums", "// the sums"),
+}
+
+
+def planted(tmp_path: Path, name: str, old: str, new: str) -> subprocess.CompletedProcess:
+    """Runs kernel_check.cpp, which passes with the kernels as they are (test_emulator.py), with one text replaced."""
+    csrc, program = tmp_path / "csrc", tmp_path / "check"
+    shutil.copytree(ROOT / "csrc", csrc, ignore=shutil.ignore_patterns("*.cpp", "cpu"))
+    kernel = csrc / "cuda" / name
+    text = kernel.read_text()
+    assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times; adapt this test to the kernel"
+    kernel.write_text(text.replace(old, new))
+    compile = ["g++", "-std=c++17", "-O1", "-w", f"-I{csrc}", str(HERE / "kernel_check.cpp"), "-o", str(program)]
+    subprocess.run(compile, check=True)
+    return subprocess.run([program], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize("bug", COMMON)
+def test_common_bug_is_caught(bug: str, tmp_path: Path) -> None:
+    assert planted(tmp_path, *COMMON[bug]).returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", OTHERS)
+def test_other_bug_is_caught(bug: str, tmp_path: Path) -> None:
+    assert planted(tmp_path, *OTHERS[bug]).returncode != 0

@@ -1,0 +1,52 @@
+"""All cases again, in a process of their own: operands beside forbidden pages, and builds with sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.emulated.build import ROOT
+
+pytestmark = pytest.mark.emulated
+
+
+def run_cases(timeout: int = 900, **environment: str) -> None:
+    """Runs test_cases.py; a crash of that process is a failure here."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/emulated/test_cases.py"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-6000:]}{result.stderr[-6000:]}"
+
+
+def runtime(name: str) -> str:
+    return subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize("side", ["start", "end"])
+def test_nothing_beyond_the_operands_is_read(side: str, emulated_ops) -> None:
+    run_cases(PW_EMULATED_GUARD=side)
+
+
+@pytest.mark.slow
+def test_address_sanitizer() -> None:
+    # Python itself is not instrumented, so that the sanitizer has to be loaded before it; leaks are Python's own.
+    # The C++ runtime goes with it, for exceptions thrown by torch to be seen.
+    run_cases(
+        PW_EMULATED_SANITIZER="address",
+        LD_PRELOAD=f"{runtime('libasan.so')} {runtime('libstdc++.so')}",
+        ASAN_OPTIONS="detect_leaks=0:halt_on_error=1",
+    )
+
+
+@pytest.mark.slow
+def test_undefined_behaviour_sanitizer() -> None:
+    run_cases(PW_EMULATED_SANITIZER="undefined", UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1")
