@@ -89,5 +89,6 @@ def pointwise_conv(
         )
     if out is not None:
         check_tensor("out", out, optional=True)
-        return _conv_out(inputs, weight, bias, residual, strides, paddings, groups, name, alpha, beta, out)
+        _conv_out(inputs, weight, bias, residual, strides, paddings, groups, name, alpha, beta, out)
+        return out
     return _conv(inputs, weight, bias, residual, strides, paddings, groups, name, alpha, beta)

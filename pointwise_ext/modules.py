@@ -70,10 +70,10 @@ class _PointwiseConv:
 
     def forward(self, *inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(conv(concat(inputs)) + residual); see :func:`pointwise_ext.pointwise_conv`."""
-        # Twice as fast as attributes, which nn.Module looks up in Python; pruning and parametrizations have attributes.
+        # nn.Module looks attributes up in Python, 0.5 us each; pruning and parametrizations leave nothing else.
         parameters = self._parameters
-        weight = parameters["weight"] if "weight" in parameters else self.weight
-        bias = parameters["bias"] if "bias" in parameters else self.bias
+        weight = parameters["weight"] if "weight" in parameters else self.weight  # noqa: SIM401
+        bias = parameters["bias"] if "bias" in parameters else self.bias  # noqa: SIM401
         return self._conv_forward(inputs[0] if len(inputs) == 1 else inputs, weight, bias, residual)
 
     def _conv_forward(
