@@ -51,9 +51,10 @@ cuda-build:
 	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=70.1" ninja
 	rm -rf build/cuda
 	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" $(CUDA_VENV)/bin/python setup.py \
-	  build --build-base=build/cuda bdist_wheel --dist-dir=build/cuda
+	  build --build-base=build/cuda bdist_wheel --skip-build --dist-dir=build/cuda
 	$(CUDA_VENV)/bin/python -m pip install --no-deps --force-reinstall build/cuda/*.whl
-	cd build/cuda && $(abspath $(CUDA_VENV))/bin/python -c "from pointwise_ext import _C; print(_C.build_info())"
+	cd build/cuda && $(abspath $(CUDA_VENV))/bin/python -m pointwise_ext && \
+	  $(abspath $(CUDA_VENV))/bin/python -c "from pointwise_ext import _C; assert _C.has_cuda()"
 
 lint: $(READY)
 	$(RUN) -m ruff check .
