@@ -14,12 +14,21 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // All arguments that are not tensors, as one value: Function::apply looks for tensors in every list it is given.
-struct Options {
+struct Options : torch::CustomClassHolder {
   std::vector<int64_t> stride, padding;
   int64_t groups;
   std::string activation;
   double alpha, beta;
+  bool bias = false, residual = false;  // which of the optional tensors were given
 
+  Options(at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups, c10::string_view activation, double alpha,
+          double beta)
+      : stride(stride.vec()),
+        padding(padding.vec()),
+        groups(groups),
+        activation(activation),
+        alpha(alpha),
+        beta(beta) {}
   Activation parsed() const { return parse_activation(activation, alpha, beta); }
 };
 
@@ -45,7 +54,8 @@ at::Tensor differentiable_activation_grad(const Options& options, const at::Tens
     case Act::hardswish:
       return at::hardswish_backward(dy, saved);
     case Act::hardsigmoid:
-      return at::hardsigmoid_backward(dy, saved);
+      // ATen's hardsigmoid_backward has no derivative.
+      return at::where(at::logical_and(saved > -3, saved < 3), dy / 6, 0);
     case Act::sigmoid:
       return at::sigmoid_backward(dy, saved);
     case Act::tanh:
@@ -92,10 +102,11 @@ class Conv : public torch::autograd::Function<Conv> {
   // attached to the graph, so that a gradient's gradient flows through what was saved.
   static variable_list forward(AutogradContext* ctx, at::TensorList inputs, const at::Tensor& weight,
                                const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual,
-                               const Options& options) {
+                               const c10::intrusive_ptr<Options>& options) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    const auto& [stride, padding, groups, activation, alpha, beta] = options;
-    const Activation parsed = options.parsed();
+    const auto& [stride, padding, groups, activation, alpha, beta] = std::tie(
+        options->stride, options->padding, options->groups, options->activation, options->alpha, options->beta);
+    const Activation parsed = options->parsed();
     variable_list outputs;
     if (saves_z(parsed)) {
       auto [y, z] = call_conv_saved(PW_CONV_PASS);
@@ -107,22 +118,14 @@ class Conv : public torch::autograd::Function<Conv> {
     saved.push_back(weight);
     saved.push_back(parsed.kind == Act::none ? at::Tensor() : outputs.back());
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["stride"] = options.stride;
-    ctx->saved_data["padding"] = options.padding;
-    ctx->saved_data["groups"] = options.groups;
-    ctx->saved_data["activation"] = options.activation;
-    ctx->saved_data["alpha"] = options.alpha;
-    ctx->saved_data["beta"] = options.beta;
-    ctx->saved_data["bias"] = bias.has_value();
-    ctx->saved_data["residual"] = residual.has_value();
+    ctx->saved_data["options"] = c10::IValue::make_capsule(options);  // one entry: each costs a hash map's node
     ctx->set_materialize_grads(false);
     return outputs;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grad_outputs) {
-    auto& data = ctx->saved_data;
-    const Options options{data["stride"].toIntVector(),     data["padding"].toIntVector(), data["groups"].toInt(),
-                          data["activation"].toStringRef(), data["alpha"].toDouble(),      data["beta"].toDouble()};
+    const auto holder = c10::static_intrusive_pointer_cast<Options>(ctx->saved_data["options"].toCapsule());
+    const Options& options = *holder;
     const variable_list all = ctx->get_saved_variables();
     const size_t sources = all.size() - 2;
     const at::TensorList inputs(all.data(), sources);
@@ -133,8 +136,8 @@ class Conv : public torch::autograd::Function<Conv> {
     c10::SmallVector<bool, kSources + 3> needed(sources + 3, false);
     size_t edge = 0;
     for (; edge <= sources; ++edge) needed[edge] = ctx->needs_input_grad(edge);
-    if (data["bias"].toBool()) needed[sources + 1] = ctx->needs_input_grad(edge++);
-    if (data["residual"].toBool()) needed[sources + 2] = ctx->needs_input_grad(edge++);
+    if (options.bias) needed[sources + 1] = ctx->needs_input_grad(edge++);
+    if (options.residual) needed[sources + 2] = ctx->needs_input_grad(edge++);
 
     variable_list result(sources + 4);  // one per argument of forward
     const at::Tensor &dy = grad_outputs[0], dz_more = grad_outputs.size() > 1 ? grad_outputs[1] : at::Tensor();
@@ -172,9 +175,11 @@ bool any_needs_grad(const Tensors&... tensors) {
 }
 
 at::Tensor autograd_conv(PW_CONV_ARGS) {
-  if (any_needs_grad(inputs, weight, bias, residual))
-    return Conv::apply(inputs, weight, bias, residual,
-                       Options{stride.vec(), padding.vec(), groups, std::string(activation), alpha, beta})[0];
+  if (any_needs_grad(inputs, weight, bias, residual)) {
+    auto options = c10::make_intrusive<Options>(stride, padding, groups, activation, alpha, beta);
+    options->bias = bias.has_value(), options->residual = residual.has_value();
+    return Conv::apply(inputs, weight, bias, residual, options)[0];
+  }
   at::AutoDispatchBelowADInplaceOrView guard;
   return call_conv(PW_CONV_PASS);
 }
@@ -201,7 +206,7 @@ at::Tensor& autograd_conv_out(PW_CONV_ARGS, at::Tensor& out) {
 
 std::vector<at::Tensor> autograd_conv_backward(PW_BACKWARD_ARGS) {
   if (any_needs_grad(grad_output, inputs, weight, saved)) {
-    const Options options{stride.vec(), padding.vec(), groups, std::string(activation), alpha, beta};
+    const Options options(stride, padding, groups, activation, alpha, beta);
     const at::Tensor dz = differentiable_activation_grad(options, grad_output, saved.value_or(at::Tensor()));
     const c10::SmallVector<bool, kSources + 3> mask(needed.begin(), needed.end());
     return differentiable_backward(dz, inputs, weight, options, mask);

@@ -36,7 +36,11 @@ def _load() -> str | None:
 
 load_error = _load()
 loaded = load_error is None
-if load_error is not None:
+if loaded:
+    # The operator conv for one plain tensor: as torch.ops.pointwise_ext.conv, but without its host time, 2.4 of 5 us.
+    from pointwise_ext._C import conv as eager_conv
+else:
+    eager_conv = None
     warnings.warn(
         f"pointwise_ext: the compiled extension cannot be used: {load_error}. All calls run the slower reference.",
         RuntimeWarning,

@@ -12,6 +12,7 @@ from .explain import why_reference
 
 # Looked up once: finding an operator by name costs as much as a tiny convolution.
 _conv = torch.ops.pointwise_ext.conv.default if _ops.loaded else None
+_eager_conv = _ops.eager_conv
 _conv_out = torch.ops.pointwise_ext.conv_out.default if _ops.loaded else None
 
 
@@ -62,7 +63,8 @@ def pointwise_conv(
         name, alpha, beta = PARSED[activation]
     except (KeyError, TypeError):  # with parameters, or wrong
         name, alpha, beta = parse_activation(activation)
-    inputs = [input] if isinstance(input, Tensor) else input_list(input)
+    single = isinstance(input, Tensor)
+    inputs = [input] if single else input_list(input)
     if not (
         isinstance(weight, Tensor)
         and (bias is None or isinstance(bias, Tensor))
@@ -71,6 +73,7 @@ def pointwise_conv(
         check_tensor("weight", weight, optional=False)
         check_tensor("bias", bias, optional=True)
         check_tensor("residual", residual, optional=True)
+    plain = False
     if (  # one int each, the common case
         stride.__class__ is int
         and padding.__class__ is int
@@ -80,13 +83,17 @@ def pointwise_conv(
         and padding >= 0
         and groups > 0
     ):
-        strides, paddings = (stride,), (padding,)
+        strides, paddings, plain = (stride,), (padding,), single and out is None
     else:
         strides, paddings = stride_and_padding(stride, padding, dilation, groups)
     if why_reference(weight) is not None:
         return reference.pointwise_conv(
             inputs, weight, bias, strides, paddings, 1, groups, activation=activation, residual=residual, out=out
         )
+    if plain and not torch.compiler.is_compiling():
+        y = _eager_conv(input, weight, bias, residual, stride, padding, groups, name, alpha, beta)
+        if y is not NotImplemented:
+            return y
     if out is not None:
         check_tensor("out", out, optional=True)
         _conv_out(inputs, weight, bias, residual, strides, paddings, groups, name, alpha, beta, out)

@@ -7,6 +7,10 @@ namespace pw::PW_ISA {
 // Offsets of `count` consecutive positions of an axis. Returns whether they are consecutive elements.
 inline bool fill_offsets(const Axis& axis, const Steps& steps, int64_t begin, int count, int64_t* offsets) {
   const int64_t inner = axis.size[kRank - 1], step = steps.step[kRank - 1];
+  if (begin + count <= inner && axis.size[0] * axis.size[1] * axis.size[2] == 1) {  // no division for channels
+    for (int i = 0; i < count; ++i) offsets[i] = (begin + i) * step;
+    return step == 1 || count == 1;
+  }
   bool unit = true;
   for (int i = 0; i < count;) {  // run by run of the innermost dimension
     const int64_t at = (begin + i) % inner, base = offset(axis, steps, begin + i);

@@ -48,35 +48,47 @@ PW_INLINE void copy_row(const T* p, int64_t step, int64_t k_step, int values, in
   for (int x = 0; x < n; ++x) dst[x] = element<T, D>(p + x * step, k_step, values);
 }
 
-// k has unit stride: squares of L x L elements are read along k and transposed in registers.
+// `values` values of k from one row, as a vector of elements of D.
 template <class T, class D>
-void copy_transposed(const T* p, const int64_t* x_offset, int count, int64_t k, typename D::Elem* dst, int64_t ld) {
+PW_INLINE Vec<typename D::Acc> load_k(const T* p, int values) {
+#ifdef PW_BF16_DOT
+  if constexpr (D::kPack == 2) {
+    const __mmask32 mask = values == 32 ? ~0u : (1u << values) - 1;
+    return Vec<float>((Vec<float>::Raw)_mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, p)));
+  }
+#endif
+  if constexpr (D::kPack == 1) return load(p, values);
+}
+
+// A square of L x L elements, read along k and transposed in registers; called with constants where it is full.
+template <class T, class D>
+PW_INLINE void transpose_square(const T* p, const int64_t* x_offset, int width, int values, int steps,
+                                typename D::Elem* dst, int64_t ld) {
   using V = Vec<typename D::Acc>;
   constexpr int L = V::size;
-  const int64_t steps = (k + D::kPack - 1) / D::kPack;
-  for (int64_t s = 0; s < steps; s += L) {
-    const int64_t left = std::min<int64_t>((steps - s), L), values = std::min<int64_t>(k - s * D::kPack, L * D::kPack);
-    for (int x = 0; x < count; x += L) {
-      const int width = std::min(L, count - x);
-      V rows[L];
-      for (int i = 0; i < L; ++i) {
-        if (i >= width) {
-          rows[i] = V(0);
-          continue;
-        }
-        const T* from = p + x_offset[x + i] + s * D::kPack;
-#ifdef PW_BF16_DOT
-        if constexpr (D::kPack == 2) {
-          const __mmask32 mask = values == 32 ? ~0u : (1u << values) - 1;
-          rows[i].v = (typename V::Raw)_mm512_maskz_loadu_epi16(mask, from);
-          continue;
-        }
-#endif
-        if constexpr (D::kPack == 1) rows[i] = load(from, int(values));
-      }
-      transpose(rows);
-      for (int i = 0; i < left; ++i) store((typename D::Acc*)(void*)(dst + (s + i) * ld + x), rows[i], width);
+  V rows[L];
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) rows[i] = i < width ? load_k<T, D>(p + x_offset[i], values) : V(0);
+  transpose(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i)
+    if (i < steps) store(reinterpret_cast<typename D::Acc*>(dst + i * ld), rows[i], width);
+}
+
+// k has unit stride.
+template <class T, class D>
+void copy_transposed(const T* p, const int64_t* x_offset, int count, int64_t k, typename D::Elem* dst, int64_t ld) {
+  constexpr int L = Vec<typename D::Acc>::size, kSquare = L * D::kPack;
+  for (int x = 0; x < count; x += L) {
+    const int width = std::min(L, count - x);
+    for (int64_t from = 0; from < k; from += kSquare, dst += L * ld) {
+      const int values = int(std::min<int64_t>(k - from, kSquare));
+      if (width == L && values == kSquare)
+        transpose_square<T, D>(p + from, x_offset + x, L, kSquare, L, dst + x, ld);
+      else
+        transpose_square<T, D>(p + from, x_offset + x, width, values, (values + D::kPack - 1) / D::kPack, dst + x, ld);
     }
+    dst -= (k + kSquare - 1) / kSquare * L * ld;
   }
 }
 

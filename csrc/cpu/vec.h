@@ -247,6 +247,7 @@ template <class T, int D = 1>
 PW_INLINE void transpose(Vec<T>* rows) {
   constexpr int L = Vec<T>::size;
   if constexpr (D < L) {
+#pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
       if (!(i & D))
         swap_blocks<typename Vec<T>::Raw, D>(rows[i].v, rows[i + D].v, std::make_integer_sequence<int, L>());
