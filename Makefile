@@ -8,7 +8,6 @@ TORCH      ?= -r requirements.txt
 VENV       ?= .venv
 CUDA_TORCH ?= torch==2.11.0
 CUDA_VENV  ?= .venv-cuda
-CUDA_ARCHS ?= 8.0;9.0a
 ARGS       ?=
 
 RUN     := $(VENV)/bin/python
@@ -45,16 +44,11 @@ $(READY): requirements.txt requirements-dev.txt
 	$(RUN) -m pip install $(TORCH) -r requirements-dev.txt
 	@rm -f $(VENV)/.ready-* && touch $@
 
-# Into an environment of its own: the extension built in place stays as it is.
-cuda-build:
+# With an environment and a source tree of its own: the extension built in place stays as it is.
+cuda-build: $(READY)
 	$(call environment,$(CUDA_VENV))
 	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=70.1" ninja
-	rm -rf build/cuda
-	FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="$(CUDA_ARCHS)" $(CUDA_VENV)/bin/python setup.py \
-	  build --build-base=build/cuda bdist_wheel --skip-build --dist-dir=build/cuda
-	$(CUDA_VENV)/bin/python -m pip install --no-deps --force-reinstall build/cuda/*.whl
-	cd build/cuda && $(abspath $(CUDA_VENV))/bin/python -m pointwise_ext && \
-	  $(abspath $(CUDA_VENV))/bin/python -c "from pointwise_ext import _C; assert _C.has_cuda()"
+	PW_CUDA_PYTHON=$(abspath $(CUDA_VENV))/bin/python $(RUN) -m pytest -m slow tests/cuda_build $(ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
