@@ -45,7 +45,7 @@ if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     # Only our kernels, all in namespace pw; uncached memory, so that each tensor has bounds of its own.
     step "$tool" 90 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      --kernel-name kernel_substring=pw "$python" -m pytest -q -m sanitizer -p no:cacheprovider tests/gpu
+      --report-api-errors no --kernel-name kernel_substring=pw "$python" -m pytest -q -m sanitizer -p no:cacheprovider tests/gpu
   done
 else
   summary+=("compute-sanitizer      not on PATH: skipped")

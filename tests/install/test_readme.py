@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
@@ -23,9 +24,9 @@ def test_examples_run():
     torch.testing.assert_close(session["y"], eval(equivalent[1], session))
 
 
-def test_variables_of_the_build_are_listed():
-    build = (Path(__file__).resolve().parents[2] / "setup.py").read_text()
-    used = set(re.findall(r'"((?:FORCE|TORCH_CUDA|CUDA|MAX|NVCC|PW)_[A-Z_]+|DEBUG)"', build)) - {"CUDA_PATH"}
-    listed = set(re.findall(r"^\| `([A-Z_]+)", README, re.MULTILINE))
-    assert {"FORCE_CPU", "CUDA_HOME", "DEBUG"} <= used
-    assert used <= listed
+def test_environment_variables_are_listed():
+    used = set(re.findall(r'"((?:FORCE|TORCH_CUDA|CUDA|MAX|NVCC|PW)_[A-Z_]+|DEBUG)"', (ROOT / "setup.py").read_text()))
+    for unit in (ROOT / "csrc").rglob("*.cpp"):
+        used |= set(re.findall(r'getenv\("([A-Z_]+)"\)', unit.read_text()))
+    assert {"FORCE_CPU", "CUDA_HOME", "DEBUG", "POINTWISE_EXT_CPU"} <= used
+    assert used - {"CUDA_PATH"} <= set(re.findall(r"`([A-Z_]+)", README))
