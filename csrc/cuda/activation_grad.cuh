@@ -1,8 +1,8 @@
 // dz = dy activation'(saved) and db[c] = sum of dz over batch and pixels, in one pass over dy and saved.
 //
 // A block walks over a chunk of the pixels of kTileChannels channels, tile by tile, and keeps one sum for each place in
-// the tile, which one thread adds to. At the end the block adds them in order into one partial sum per channel; the chunks' partial
-// sums are added by reduce().
+// the tile, which one thread adds to. At the end the block adds them in order into one partial sum per channel; the
+// chunks' partial sums are added by reduce().
 #pragma once
 #include "../activation.h"
 #include "intrin.cuh"
@@ -21,7 +21,7 @@ struct ActivationGradShared {
 
 // partials: (chunks, channels), contiguous; null where no db is asked for
 template <class T>
-PW_KERNEL(kGradThreads)
+PW_KERNEL(kGradThreads, 4)
 activation_backward(PW_PARAMETER ActivationGrad a, PW_PARAMETER ActivationGradPlan plan, void* partials) {
   using Acc = acc_t<T>;
   constexpr int kPlaces = kTilePixels * kTileChannels / kGradThreads;

@@ -46,9 +46,9 @@ std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) {
   return device_conv_saved(kBackend, PW_CONV_PASS);
 }
 
-at::Tensor& conv_out(PW_CONV_ARGS, at::Tensor& out) {
+void conv_out(PW_CONV_ARGS, at::Tensor& out) {
   const c10::DeviceGuard guard(weight.device());
-  return device_conv_out(kBackend, PW_CONV_PASS, out);
+  device_conv_out(kBackend, PW_CONV_PASS, out);
 }
 
 std::vector<at::Tensor> conv_backward(PW_BACKWARD_ARGS) {

@@ -3,12 +3,13 @@
 //
 // A block computes TILE x TILE elements of C in steps of kTileK along k, in two stages of shared memory: while one is
 // multiplied the next is loaded, and the offsets for the one after that are worked out. A thread holds
-// PER_THREAD x PER_THREAD sums in registers.
+// kPerThread x kPerThread sums in registers.
 #pragma once
 #include "epilogue.cuh"
 #include "intrin.cuh"
 #include "offsets.cuh"
 #include "plan.h"
+#include "position.cuh"
 
 namespace pw {
 
@@ -31,11 +32,11 @@ struct GemmFma {
   using Acc = acc_t<T>;
   static constexpr int kVector = 16 / sizeof(Acc);  // elements of one 16-byte access to shared memory
   static constexpr int kPerThread = TILE / kGemmSide;
-  static constexpr int kParts = kPerThread / kVector;    // a thread's rows, in runs of kVector
-  static constexpr int kPart = TILE / kParts;            // rows of C that one run of all threads covers
-  static constexpr int kPitch = TILE + kVector;          // keeps rows aligned and off each other's banks
-  static constexpr int kLoads = TILE * kTileK / kGemmThreads;
-  static constexpr bool kAsync = sizeof(T) == sizeof(Acc);  // 16-bit types are widened on the way to shared memory
+  static constexpr int kParts = kPerThread / kVector;  // a thread's rows, in runs of kVector
+  static constexpr int kPart = TILE / kParts;          // rows of C that one run of all threads covers
+  static constexpr int kPitch = TILE + kVector;        // keeps rows aligned and off each other's banks
+  static constexpr bool kAsync = sizeof(T) == sizeof(Acc);
+  static constexpr int kUnroll = 4;  // more loads at once take registers that the sums need
 
   // Row or column of the tile that a thread's i-th row or column of sums is.
   PW_DEVICE static int spread(int thread, int i) { return i / kVector * kPart + thread * kVector + i % kVector; }
@@ -49,44 +50,18 @@ struct GemmFma {
     Acc sum[kPart][TILE + 1];
     int64_t c_m[TILE], c_n[TILE], z_m[TILE], z_n[TILE], residual_m[TILE], residual_n[TILE];
   };
-  union Shared {
-    Stages stages;
-    Output output;
-  };
-
-  // A place in the sum over k: the k-th of a segment, and how many steps are left.
-  struct Position {
-    int segment = -1;
-    int64_t k = 0, count = 0;  // of the segment
-    int64_t left;
-    int turn = 1;  // alternates with the segments, to choose between two tables
-
-    PW_DEVICE Position(const Gemm& g, int64_t skip, int64_t steps) : left(steps) {
-      if (left <= 0) return;
-      enter_next(g);
-      for (; skip >= steps_of_segment(); enter_next(g)) skip -= steps_of_segment();
-      k = skip * kTileK;
-    }
-    PW_DEVICE int64_t steps_of_segment() const { return (count + kTileK - 1) / kTileK; }
-    PW_DEVICE void enter_next(const Gemm& g) {
-      do count = g.segment[++segment].k.count();
-      while (count == 0);
-      k = 0, turn ^= 1;
-    }
-    // Whether the next step is the first of a segment.
-    PW_DEVICE bool advance(const Gemm& g) {
-      k += kTileK;
-      if (--left <= 0 || k < count) return false;
-      enter_next(g);
-      return true;
-    }
+  struct Shared {
+    int64_t m0, n0, group, split;  // what the block works on; here because the sums need the registers
+    union {
+      Stages stages;
+      Output output;
+    };
   };
 
   const Gemm& g;
   const GemmLaunch& launch;
   Shared& shared;
   const int tx = thread_index() % kGemmSide, ty = thread_index() / kGemmSide;
-  int64_t m0, n0, group, split;
 
   // The tile of C that is number `work`: tiles along the shorter side of C follow one another, so that what they read
   // of the longer side's operand is still in the cache.
@@ -95,9 +70,12 @@ struct GemmFma {
     const bool n_first = g.pixels == Pixels::on_m;
     const int64_t inner = n_first ? p.tiles_n : p.tiles_m, outer = n_first ? p.tiles_m : p.tiles_n;
     const int64_t i = work % inner, j = work / inner % outer;
-    m0 = (n_first ? j : i) * TILE, n0 = (n_first ? i : j) * TILE;
-    split = work / (inner * outer) % p.splits;
-    group = work / (inner * outer * p.splits);
+    if (thread_index() == 0) {
+      shared.m0 = (n_first ? j : i) * TILE, shared.n0 = (n_first ? i : j) * TILE;
+      shared.split = work / (inner * outer) % p.splits;
+      shared.group = work / (inner * outer * p.splits);
+    }
+    sync_threads();
   }
 
   PW_DEVICE void fill_step(const Position& at, int stage) {
@@ -112,15 +90,15 @@ struct GemmFma {
 
   PW_DEVICE void fill_segment(const Position& at) {
     const Segment& s = g.segment[at.segment];
-    fill_offsets<TILE, kGemmThreads>(shared.stages.a_m[at.turn], g.m, s.a.row, m0);
-    fill_offsets<TILE, kGemmThreads>(shared.stages.b_n[at.turn], g.n, s.b.col, n0);
+    fill_offsets<TILE, kGemmThreads>(shared.stages.a_m[at.table], g.m, s.a.row, shared.m0);
+    fill_offsets<TILE, kGemmThreads>(shared.stages.b_n[at.table], g.n, s.b.col, shared.n0);
   }
 
-  // Loads a thread's share of one operand's next step: into shared memory, or into registers to be stored later.
+  // Copies a thread's share of one operand's next step to shared memory; 16-bit types are widened on the way.
   PW_DEVICE void load(const T* data, bool along_k, const int64_t (&side)[TILE], const int64_t (&depth)[kTileK],
-                      Acc (&to)[kTileK][kPitch], T (&kept)[kLoads]) {
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
+                      Acc (&to)[kTileK][kPitch]) {
+#pragma unroll kUnroll
+    for (int i = 0; i < TILE * kTileK / kGemmThreads; ++i) {
       int x, k;
       place<TILE, kTileK>(along_k, thread_index() + i * kGemmThreads, x, k);
       const bool inside = side[x] != kOutside && depth[k] != kOutside;
@@ -128,16 +106,7 @@ struct GemmFma {
       if constexpr (kAsync)
         copy_async(&to[k][x], from, inside);
       else
-        kept[i] = inside ? *from : T{};
-    }
-  }
-
-  PW_DEVICE static void store(bool along_k, const T (&kept)[kLoads], Acc (&to)[kTileK][kPitch]) {
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      int x, k;
-      place<TILE, kTileK>(along_k, thread_index() + i * kGemmThreads, x, k);
-      to[k][x] = widen(kept[i]);
+        to[k][x] = inside ? widen(*from) : Acc(0);
     }
   }
 
@@ -155,35 +124,25 @@ struct GemmFma {
 #pragma unroll
       for (int i = 0; i < kPerThread; ++i)
 #pragma unroll
-        for (int j = 0; j < kPerThread; ++j)
-          sum[i][j] += a[i / kVector].v[i % kVector] * b[j / kVector].v[j % kVector];
+        for (int j = 0; j < kPerThread; ++j) sum[i][j] += a[i / kVector].v[i % kVector] * b[j / kVector].v[j % kVector];
     }
   }
 
   // The sum over this split's share of k.
   PW_DEVICE void accumulate(Acc (&sum)[kPerThread][kPerThread]) {
-    const int64_t first = split * launch.plan.steps_per_split;
+    const int64_t first = shared.split * launch.plan.steps_per_split;
     const int64_t rest = launch.plan.steps - first, share = launch.plan.steps_per_split;
     Position load_at(g, first, rest < share ? rest : share);  // the step whose offsets are in the tables
     if (load_at.left <= 0) return;
-    T kept_a[kLoads], kept_b[kLoads];
-    bool a_along_k = false, b_along_k = false;
 
     const auto start_load = [&](int stage) {
       const Segment& s = g.segment[load_at.segment];
-      a_along_k = contiguous(s.a.col), b_along_k = contiguous(s.b.row);
       Stages& to = shared.stages;
-      load(Operands<T>::moved(s.a.data, launch.groups.a[load_at.segment], group), a_along_k, to.a_m[load_at.turn],
-           to.a_k[stage], to.a[stage], kept_a);
-      load(Operands<T>::moved(s.b.data, launch.groups.b[load_at.segment], group), b_along_k, to.b_n[load_at.turn],
-           to.b_k[stage], to.b[stage], kept_b);
+      load(Operands<T>::moved(s.a.data, launch.groups.a[load_at.segment], shared.group), contiguous(s.a.col),
+           to.a_m[load_at.table], to.a_k[stage], to.a[stage]);
+      load(Operands<T>::moved(s.b.data, launch.groups.b[load_at.segment], shared.group), contiguous(s.b.row),
+           to.b_n[load_at.table], to.b_k[stage], to.b[stage]);
       copy_async_commit();
-    };
-    const auto finish_load = [&](int stage) {
-      if constexpr (!kAsync) {
-        store(a_along_k, kept_a, shared.stages.a[stage]);
-        store(b_along_k, kept_b, shared.stages.b[stage]);
-      }
     };
     const auto fill_next = [&](int stage) {
       if (load_at.advance(g)) fill_segment(load_at);
@@ -195,7 +154,6 @@ struct GemmFma {
     sync_threads();
     start_load(0);
     fill_next(1);
-    finish_load(0);
     for (int stage = 0;; stage ^= 1) {
       copy_async_wait<0>();
       sync_threads();  // the stage is complete, the other one has been read, and the tables are filled
@@ -206,7 +164,6 @@ struct GemmFma {
       }
       multiply(stage, sum);
       if (!more) break;
-      finish_load(stage ^ 1);
     }
     sync_threads();  // the stages' memory becomes the output's
   }
@@ -214,20 +171,21 @@ struct GemmFma {
   // Writes the tile part by part through shared memory, for consecutive threads to write neighbours in memory.
   PW_DEVICE void write(const Acc (&sum)[kPerThread][kPerThread]) {
     Output& out = shared.output;
-    const Operands<T> to(g, launch.groups, group);
+    const Operands<T> to(g, launch.groups, shared.group);
     const bool partial = launch.plan.splits > 1;
-    fill_offsets<TILE, kGemmThreads>(out.c_m, g.m, g.c.row, m0);
-    fill_offsets<TILE, kGemmThreads>(out.c_n, g.n, g.c.col, n0);
+    fill_offsets<TILE, kGemmThreads>(out.c_m, g.m, g.c.row, shared.m0);
+    fill_offsets<TILE, kGemmThreads>(out.c_n, g.n, g.c.col, shared.n0);
     if (to.z) {
-      fill_offsets<TILE, kGemmThreads>(out.z_m, g.m, g.z.row, m0);
-      fill_offsets<TILE, kGemmThreads>(out.z_n, g.n, g.z.col, n0);
+      fill_offsets<TILE, kGemmThreads>(out.z_m, g.m, g.z.row, shared.m0);
+      fill_offsets<TILE, kGemmThreads>(out.z_n, g.n, g.z.col, shared.n0);
     }
     if (to.residual) {
-      fill_offsets<TILE, kGemmThreads>(out.residual_m, g.m, g.residual.row, m0);
-      fill_offsets<TILE, kGemmThreads>(out.residual_n, g.n, g.residual.col, n0);
+      fill_offsets<TILE, kGemmThreads>(out.residual_m, g.m, g.residual.row, shared.m0);
+      fill_offsets<TILE, kGemmThreads>(out.residual_n, g.n, g.residual.col, shared.n0);
     }
     const int64_t m_count = g.m.count(), n_count = g.n.count();
-    Acc* partials = static_cast<Acc*>(launch.workspace) + (group * launch.plan.splits + split) * m_count * n_count;
+    const int64_t share = shared.group * launch.plan.splits + shared.split;
+    Acc* partials = partial ? static_cast<Acc*>(launch.workspace) + share * m_count * n_count : nullptr;
     const bool along_n = partial || contiguous(g.c.col) || !contiguous(g.c.row);
 #pragma unroll 1
     for (int part = 0; part < kParts; ++part) {
@@ -242,9 +200,9 @@ struct GemmFma {
         int row, x;
         place<kPart, TILE>(along_n, e, row, x);
         const int y = part * kPart + row;
-        const int64_t m = m0 + y, n = n0 + x;
+        const int64_t m = shared.m0 + y, n = shared.n0 + x;
         if (m >= m_count || n >= n_count) continue;
-        if (partial)
+        if (partials)
           partials[m * n_count + n] = out.sum[row][x];
         else
           finish(g, to, out.sum[row][x], g.bias_on_m ? m : n,
@@ -257,7 +215,8 @@ struct GemmFma {
 };
 
 template <class T, int TILE>
-PW_KERNEL(kGemmThreads) gemm_fma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
+PW_KERNEL(kGemmThreads, 2)
+gemm_fma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   using Kernel = GemmFma<T, TILE>;
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};
   for (int64_t work = block_index(); work < launch.plan.work(); work += grid_size()) {

@@ -15,7 +15,8 @@ struct NoSharedMemory {};
 #include <cuda_runtime.h>
 
 #define PW_DEVICE __device__ __forceinline__
-#define PW_KERNEL(threads) __global__ void __launch_bounds__(threads)
+// Blocks of `threads`, of which a multiprocessor holds `blocks`: that bounds the registers of a thread.
+#define PW_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define PW_PARAMETER const __grid_constant__
 
 namespace pw {
@@ -64,7 +65,7 @@ const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int thr
 #include "../emulate/block.h"
 
 #define PW_DEVICE inline
-#define PW_KERNEL(threads) void
+#define PW_KERNEL(threads, blocks) void
 #define PW_PARAMETER const
 
 namespace pw {

@@ -28,9 +28,8 @@ size_t gemm_workspace_bytes(const Gemm* gemms, int64_t count, const Tuning& tuni
 }
 
 const char* launch_gemm(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
-  return with_dtype(gemms->dtype, [&](auto zero) {
-    return launch_gemm_as<decltype(zero)>(gemms, count, workspace, stream, tuning);
-  });
+  return with_dtype(gemms->dtype,
+                    [&](auto zero) { return launch_gemm_as<decltype(zero)>(gemms, count, workspace, stream, tuning); });
 }
 
 size_t activation_grad_workspace_bytes(const ActivationGrad& problem, const Tuning& tuning) {

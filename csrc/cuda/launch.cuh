@@ -12,8 +12,8 @@ template <class T>
 const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t groups, int64_t splits,
                           Stream stream, const Tuning& tuning) {
   const int64_t blocks = divide_up(groups * g.m.count() * g.n.count(), kReduceThreads);
-  return launch_kernel<NoSharedMemory>(reduce<T>, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g,
-                                       steps, partials, groups, splits);
+  return launch_kernel<NoSharedMemory>(reduce<T>, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps,
+                                       partials, groups, splits);
 }
 
 // Products at equal distances in memory, in one launch.
@@ -53,8 +53,8 @@ const char* launch_activation_grad_as(const ActivationGrad& a, void* workspace, 
   const ActivationGradPlan p = plan_activation_grad(a, tuning);
   if (p.work() == 0) return nullptr;
   void* partials = a.db ? workspace : nullptr;
-  const char* error = launch_kernel<ActivationGradShared<T>>(activation_backward<T>, std::min(p.work(), tuning.max_blocks),
-                                                             kGradThreads, stream, a, p, partials);
+  const char* error = launch_kernel<ActivationGradShared<T>>(
+      activation_backward<T>, std::min(p.work(), tuning.max_blocks), kGradThreads, stream, a, p, partials);
   if (error || !a.db) return error;
   Gemm db;  // a product of which only the sum of partial results is left: one column
   db.m.size[kRank - 1] = a.channels;

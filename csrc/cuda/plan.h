@@ -15,8 +15,8 @@ struct Tuning {
   int64_t max_blocks = 1 << 16;  // each block goes on to further tiles
 };
 
-constexpr int kSmallTile = 64, kLargeTile = 128;  // square tiles of C
-constexpr int kTileK = 16;                        // channels of one step of the sum
+constexpr int kSmallTile = 64, kLargeTile = 128;     // square tiles of C
+constexpr int kTileK = 16;                           // channels of one step of the sum
 constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -9,7 +9,7 @@ constexpr int kReduceThreads = 256;
 
 // partials: (groups, splits, m, n), contiguous
 template <class T>
-PW_KERNEL(kReduceThreads)
+PW_KERNEL(kReduceThreads, 4)
 reduce(PW_PARAMETER Gemm g, PW_PARAMETER GroupSteps steps, const void* partials, int64_t groups, int64_t splits) {
   using Acc = acc_t<T>;
   const int64_t n_count = g.n.count(), size = g.m.count() * n_count;

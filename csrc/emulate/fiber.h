@@ -1,4 +1,5 @@
-// A fiber: a function with a stack of its own, entered and left at will. One runs each CUDA thread of an emulated block.
+// A fiber: a function with a stack of its own, entered and left at will. One runs each CUDA thread of an emulated
+// block.
 #pragma once
 #include <ucontext.h>
 

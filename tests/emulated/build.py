@@ -6,7 +6,13 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("csrc/conv.cpp", "csrc/shape.cpp", "csrc/cuda/launch.cpp", "tests/emulated/kernels.cpp", "tests/emulated/ops.cpp")
+SOURCES = (
+    "csrc/conv.cpp",
+    "csrc/shape.cpp",
+    "csrc/cuda/launch.cpp",
+    "tests/emulated/kernels.cpp",
+    "tests/emulated/ops.cpp",
+)
 SANITIZERS = {
     "": [],
     "address": ["-fsanitize=address", "-fno-omit-frame-pointer", "-g1"],

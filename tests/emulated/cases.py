@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pointwise_ext.activations import ACTIVATIONS
+from tests.layouts import LAYOUTS
 from tests.problem import Problem
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-LAYOUTS = ("contiguous", "misaligned", "sliced", "strided", "channels_last", "channels_last_sliced", "permuted", "expanded")
 # More than one large tile and several steps along k, with a tail on every side.
 BASE = Problem(channels=(35,), out_channels=70, batch=2, size=(7, 7), activation="relu")
 PARAMETERS = {"clamp": ("clamp", -0.5, 0.75), "leaky_relu": ("leaky_relu", -0.2)}
@@ -23,9 +23,9 @@ def _cases() -> dict[str, Problem]:
         cases[f"{dtype}-exact"] = replace(BASE, dtype=dtype, integers=True, residual=True)
         cases[f"{dtype}-long_sum"] = replace(BASE, dtype=dtype, channels=(300,), out_channels=10, batch=1)
     for name in ACTIVATIONS:
-        activation = PARAMETERS.get(name, name)
-        cases[f"activation-{name}"] = replace(BASE, channels=(16,), out_channels=24, activation=activation, residual=True)
-        cases[f"activation-{name}-float16"] = replace(cases[f"activation-{name}"], dtype="float16", layout="channels_last")
+        problem = replace(BASE, channels=(16,), out_channels=24, activation=PARAMETERS.get(name, name), residual=True)
+        cases[f"activation-{name}"] = problem
+        cases[f"activation-{name}-float16"] = replace(problem, dtype="float16", layout="channels_last")
     for layout in ("contiguous", "channels_last"):
         base = replace(BASE, layout=layout, activation="silu")
         cases |= {

@@ -43,7 +43,10 @@ void barriers() {
     expect(run(reverse, s).empty(), "a barrier that all threads reach passes");
     expect(out[0] == kThreads - 1 && out[kThreads - 1] == 0, "what was written before a barrier is read after it");
   }
-  expect(mentions(run([] { if (thread_index() < 32) sync_threads(); }), "deadlock"),
+  expect(mentions(run([] {
+                    if (thread_index() < 32) sync_threads();
+                  }),
+                  "deadlock"),
          "a barrier that some threads never reach is a deadlock");
   const auto diverge = [] {
     if (thread_index() % 2)
@@ -95,9 +98,7 @@ void copies() {
   struct alignas(4) Pair {
     float value[2];
   };
-  const auto misaligned = [&] {
-    copy_async(&shared_memory<Pair>(), reinterpret_cast<const Pair*>(source + 1), true);
-  };
+  const auto misaligned = [&] { copy_async(&shared_memory<Pair>(), reinterpret_cast<const Pair*>(source + 1), true); };
   expect(mentions(run(misaligned), "multiples"), "a copy of 8 bytes needs addresses that are multiples of 8");
 }
 

@@ -23,7 +23,8 @@ def guarded(t: Tensor, at_end: bool) -> Tensor:
         return t
     nbytes = span * t.element_size()
     pages = -(-nbytes // PAGE) * PAGE
-    start = _libc.mmap(None, pages + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON, -1, 0)
+    access, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANON
+    start = _libc.mmap(None, pages + 2 * PAGE, access, kind, -1, 0)
     for forbidden in (start, start + PAGE + pages):
         if _libc.mprotect(forbidden, PAGE, _PROT_NONE):
             raise OSError(ctypes.get_errno(), "mprotect")

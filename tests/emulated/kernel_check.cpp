@@ -62,7 +62,8 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
     for (int64_t j = 0; j < n; ++j) {
       double want = static_cast<const float*>(g.bias)[i] + at(g.residual, i, j);
       for (int s = 0; s < g.segments; ++s)
-        for (int64_t l = 0; l < g.segment[s].k.count(); ++l) want += at(g.segment[s].a, i, l) * at(g.segment[s].b, l, j);
+        for (int64_t l = 0; l < g.segment[s].k.count(); ++l)
+          want += at(g.segment[s].a, i, l) * at(g.segment[s].b, l, j);
       if (at(g.c, i, j) == std::max(want, 0.0)) continue;
       std::printf("gemm %ldx%ldx%ld: C[%ld, %ld] is %g, expected %g\n", long(m), long(n), long(k), long(i), long(j),
                   at(g.c, i, j), std::max(want, 0.0));
@@ -98,7 +99,8 @@ bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tunin
 
 int main() {
   const Tuning one_tile_a_block{1000, 1000, 1000}, large_tiles{1, 1000, 1}, split{16, 2, 3};
-  for (const emulate::Schedule schedule : {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
+  for (const emulate::Schedule schedule :
+       {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
     const bool right = check_gemm(70, 67, 90, one_tile_a_block, schedule) &&
                        check_gemm(130, 129, 50, large_tiles, schedule) && check_gemm(65, 10, 130, split, schedule) &&
                        check_activation_grad(200, 40, split, schedule);

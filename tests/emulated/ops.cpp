@@ -1,10 +1,11 @@
 // The operators of pointwise_ext on CPU tensors, with the CUDA kernels on the emulator behind them.
+#include "../../csrc/ops.h"
+
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/emulate/block.h"
-#include "../../csrc/ops.h"
 
 namespace pw {
 namespace {

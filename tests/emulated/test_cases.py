@@ -1,4 +1,4 @@
-"""Every case on the emulated CUDA kernels: right, the same in any order of warps, and no NaN where memory was poison."""
+"""Every case on the emulated CUDA kernels: right, the same in any order of warps, with NaN in all unwritten memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def test_case(case: str, emulated) -> None:
     CASES[case].check(emulated)
 
 
-@pytest.mark.parametrize("case", ["float32-contiguous", "float16-channels_last", "float64-long_sum", "contiguous-sources_8"])
+@pytest.mark.parametrize(
+    "case", ["float32-contiguous", "float16-channels_last", "float64-long_sum", "contiguous-sources_8"]
+)
 def test_warps_may_run_in_any_order(case: str, emulated, emulated_ops) -> None:
     problem = CASES[case]
     in_order = gradients(emulated, problem.placed(), problem.options)

@@ -1,0 +1,79 @@
+"""Every kernel compiles for the oldest and the newest GPU and as PTX, and keeps all it has in registers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+TARGETS = {"sm_80": "arch=compute_80,code=sm_80", "sm_90a": "arch=compute_90a,code=sm_90a"}
+PTX = "arch=compute_90,code=compute_90"
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What ptxas -v says of one kernel."""
+
+    kernel: str
+    stack: int
+    spill_stores: int
+    spill_loads: int
+    registers: int
+
+    def __str__(self) -> str:
+        spilled = f"{self.stack} bytes of stack, {self.spill_stores + self.spill_loads} of spills"
+        return f"{self.kernel}: {self.registers} registers, {spilled}"
+
+
+def compile_unit(unit: Path, code: str, output: Path, *flags: str) -> tuple[str, float]:
+    """What nvcc prints, and the seconds it took."""
+    start = time.monotonic()
+    command = ["nvcc", "-std=c++17", "-O3", f"-gencode={code}", *flags, str(unit), "-o", str(output)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr, time.monotonic() - start
+
+
+def parse_usage(text: str) -> list[Usage]:
+    pattern = (
+        r"Compiling entry function '(\S+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, "
+        r"(\d+) bytes spill loads.*?Used (\d+) registers"
+    )
+    found = re.findall(pattern, text, re.DOTALL)
+    full = subprocess.check_output(["c++filt", *(f[0] for f in found)], text=True).splitlines()
+    names = [re.sub(r"^void |\(pw::.*|\(int\)", "", name) for name in full]
+    return [Usage(name, *map(int, numbers)) for name, (_, *numbers) in zip(names, found, strict=True)]
+
+
+def test_usage_is_read() -> None:
+    text = """ptxas info    : Compiling entry function '_ZN2pw6reduceIfEEvi' for 'sm_80'
+ptxas info    : Function properties for _ZN2pw6reduceIfEEvi
+    16 bytes stack frame, 24 bytes spill stores, 44 bytes spill loads
+ptxas info    : Used 80 registers, used 1 barriers, 16 bytes cumulative stack size"""
+    assert parse_usage(text) == [Usage("pw::reduce<float>", 16, 24, 44, 80)]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_no_spill(unit: Path, target: str, tmp_path: Path) -> None:
+    text, seconds = compile_unit(unit, TARGETS[target], tmp_path / "unit.o", "-c", "-Xptxas", "-v")
+    usages = parse_usage(text)
+    print(f"\n{unit.name} for {target}: {seconds:.1f} s", *usages, sep="\n  ")
+    assert len(usages) >= 3, text
+    spilled = [usage for usage in usages if usage.stack or usage.spill_stores or usage.spill_loads]
+    assert not spilled, "\n".join(map(str, spilled))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_ptx(unit: Path, tmp_path: Path) -> None:
+    compile_unit(unit, PTX, tmp_path / "unit.ptx", "-ptx")
+    assert ".target sm_90" in (tmp_path / "unit.ptx").read_text()

@@ -1,0 +1,93 @@
+"""The cases of tests/emulated on the device, and what only a device shows: streams, graphs, devices, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pointwise_ext as pw
+from tests.emulated.cases import BASE, CASES, DTYPES
+from tests.problem import Problem, gradients
+from tests.tolerance import assert_bitwise_equal
+
+pytestmark = pytest.mark.gpu
+
+# Large enough for large tiles and for sums over pixels in many shares.
+LAYER = Problem(channels=(64,), out_channels=256, batch=6, size=(56, 56), activation="silu", device="cuda")
+SANITIZED = ("float32-contiguous", "bfloat16-channels_last", "contiguous-sources_3_61", "channels_last-stride_padding")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.sanitizer) if c in SANITIZED else c for c in CASES])
+def test_case(case: str) -> None:
+    replace(CASES[case], device="cuda").check()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layer(dtype: str, layout: str) -> None:
+    replace(LAYER, dtype=dtype, layout=layout).check()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_bitwise_repeatable(layout: str) -> None:
+    problem = replace(LAYER, layout=layout, dtype="float16")
+    first = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+    for _ in range(3):
+        again = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+        for name, value in again.items():
+            assert_bitwise_equal(value, first[name], name)
+
+
+def test_nan_passes_relu() -> None:
+    x = torch.randn(1, 3, 5, 5, device="cuda")
+    x[0, 1, 2, 3] = torch.nan
+    y = pw.pointwise_conv(x, torch.randn(10, 3, 1, 1, device="cuda"), activation="relu")
+    assert bool(y[0, :, 2, 3].isnan().all())
+    assert int(y.isnan().sum()) == 10
+
+
+def test_current_stream() -> None:
+    x, w = torch.randn(8, 64, 56, 56, device="cuda"), torch.randn(64, 64, 1, 1, device="cuda")
+    want = pw.pointwise_conv(x, w)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # so that a kernel on another stream would read x too early
+        late = x * 2
+        got = pw.pointwise_conv(late, w)
+    stream.synchronize()
+    torch.testing.assert_close(got, want * 2)
+
+
+def test_cuda_graph() -> None:
+    x, w = torch.randn(2, 300, 7, 7, device="cuda"), torch.randn(10, 300, 1, 1, device="cuda")
+    pw.pointwise_conv(x, w)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = pw.pointwise_conv(x, w, activation="relu")
+    x.normal_()
+    graph.replay()
+    assert_bitwise_equal(y, pw.pointwise_conv(x, w, activation="relu"))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_second_device() -> None:
+    replace(BASE, device="cuda:1").check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("channels", "out_channels"), [(2, 64), (64, 2)])
+def test_more_than_2_31_elements(channels: int, out_channels: int, layout: torch.memory_format) -> None:
+    if torch.cuda.mem_get_info()[0] < 12 << 30:
+        pytest.skip("needs 12 GiB of free GPU memory")
+    x = torch.zeros(3, channels, 8192, 1408, dtype=torch.float16, device="cuda").to(memory_format=layout)
+    x[-1, -2:, -1, -1] = 1
+    w = torch.arange(out_channels, dtype=torch.float16, device="cuda").view(-1, 1, 1, 1).expand(-1, channels, 1, 1)
+    y = pw.pointwise_conv(x, w, activation="relu")
+    assert max(x.numel(), y.numel()) > 2**31
+    assert y[-1, :, -1, -1].tolist() == [2.0 * i for i in range(out_channels)]
+    assert int(torch.count_nonzero(y[-1, 1])) == 1
+    assert int(torch.count_nonzero(y[0, -1])) == 0
