@@ -42,9 +42,9 @@ std::tuple<at::Tensor, at::Tensor> autocast_conv_saved(PW_CONV_ARGS) {
 }
 
 template <c10::DeviceType DEVICE>
-at::Tensor& autocast_conv_out(PW_CONV_ARGS, at::Tensor& out) {
+void autocast_conv_out(PW_CONV_ARGS, at::Tensor& out) {
   const Cast<DEVICE> c(inputs, weight, bias, residual);
-  return call_conv_out(c.inputs, c.weight, c.bias, c.residual, stride, padding, groups, activation, alpha, beta, out);
+  call_conv_out(c.inputs, c.weight, c.bias, c.residual, stride, padding, groups, activation, alpha, beta, out);
 }
 
 template <c10::DeviceType DEVICE>

@@ -192,7 +192,7 @@ std::tuple<at::Tensor, at::Tensor> autograd_conv_saved(PW_CONV_ARGS) {
   return call_conv_saved(PW_CONV_PASS);
 }
 
-at::Tensor& autograd_conv_out(PW_CONV_ARGS, at::Tensor& out) {
+void autograd_conv_out(PW_CONV_ARGS, at::Tensor& out) {
   TORCH_CHECK(!any_needs_grad(inputs, weight, bias, residual, out),
               "pointwise_conv: out was given and an argument requires grad, expected neither or one of the two; "
               "drop out= or call under torch.no_grad()");
@@ -201,7 +201,6 @@ at::Tensor& autograd_conv_out(PW_CONV_ARGS, at::Tensor& out) {
     call_conv_out(PW_CONV_PASS, out);
   }
   torch::autograd::impl::bump_version(out);
-  return out;
 }
 
 std::vector<at::Tensor> autograd_conv_backward(PW_BACKWARD_ARGS) {

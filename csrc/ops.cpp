@@ -14,7 +14,7 @@ TORCH_LIBRARY(pointwise_ext, m) {
   "int groups, str activation, float alpha, float beta"
   m.def("conv(" PW_SCHEMA_ARGS ") -> Tensor", {at::Tag::pt2_compliant_tag});
   m.def("conv_saved(" PW_SCHEMA_ARGS ") -> (Tensor, Tensor)", {at::Tag::pt2_compliant_tag});
-  m.def("conv_out(" PW_SCHEMA_ARGS ", Tensor(a!) out) -> Tensor(a!)", {at::Tag::pt2_compliant_tag});
+  m.def("conv_out(" PW_SCHEMA_ARGS ", Tensor(a!) out) -> ()", {at::Tag::pt2_compliant_tag});
   m.def(
       "conv_backward(Tensor grad_output, Tensor[] inputs, Tensor weight, Tensor? saved, int[] stride, int[] padding, "
       "int groups, str activation, float alpha, float beta, bool[] needed) -> Tensor[]",
@@ -41,9 +41,9 @@ std::tuple<at::Tensor, at::Tensor> call_conv_saved(PW_CONV_ARGS) {
   return op.call(PW_CONV_PASS);
 }
 
-at::Tensor& call_conv_out(PW_CONV_ARGS, at::Tensor& out) {
-  static const auto op = operator_handle<at::Tensor&(PW_CONV_ARGS, at::Tensor&)>("pointwise_ext::conv_out");
-  return op.call(PW_CONV_PASS, out);
+void call_conv_out(PW_CONV_ARGS, at::Tensor& out) {
+  static const auto op = operator_handle<void(PW_CONV_ARGS, at::Tensor&)>("pointwise_ext::conv_out");
+  op.call(PW_CONV_PASS, out);
 }
 
 std::vector<at::Tensor> call_conv_backward(PW_BACKWARD_ARGS) {
@@ -63,7 +63,7 @@ std::tuple<at::Tensor, at::Tensor> device_conv_saved(const Backend& backend, PW_
   return {std::move(y), std::move(z)};
 }
 
-at::Tensor& device_conv_out(const Backend& backend, PW_CONV_ARGS, at::Tensor& out) {
+void device_conv_out(const Backend& backend, PW_CONV_ARGS, at::Tensor& out) {
   const ConvParams params{stride, padding, groups, parse_activation(activation, alpha, beta)};
   const Shape shape = check_shape(inputs, weight, bias, residual, params);
   const at::Tensor& like = inputs[0];
@@ -86,7 +86,6 @@ at::Tensor& device_conv_out(const Backend& backend, PW_CONV_ARGS, at::Tensor& ou
     conv_forward(backend, inputs, weight, bias, residual, params, nullptr, &out);
   else
     out.copy_(conv_forward(backend, inputs, weight, bias, residual, params));
-  return out;
 }
 
 std::vector<at::Tensor> device_conv_backward(const Backend& backend, PW_BACKWARD_ARGS) {

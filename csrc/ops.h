@@ -27,13 +27,13 @@ namespace pw {
 // The operators through the dispatcher.
 at::Tensor call_conv(PW_CONV_ARGS);
 std::tuple<at::Tensor, at::Tensor> call_conv_saved(PW_CONV_ARGS);
-at::Tensor& call_conv_out(PW_CONV_ARGS, at::Tensor& out);
+void call_conv_out(PW_CONV_ARGS, at::Tensor& out);
 std::vector<at::Tensor> call_conv_backward(PW_BACKWARD_ARGS);
 
 // The operators on one device; a registration wraps them with what the device needs, such as a guard.
 at::Tensor device_conv(const Backend&, PW_CONV_ARGS);
 std::tuple<at::Tensor, at::Tensor> device_conv_saved(const Backend&, PW_CONV_ARGS);
-at::Tensor& device_conv_out(const Backend&, PW_CONV_ARGS, at::Tensor& out);
+void device_conv_out(const Backend&, PW_CONV_ARGS, at::Tensor& out);
 std::vector<at::Tensor> device_conv_backward(const Backend&, PW_BACKWARD_ARGS);
 
 }  // namespace pw

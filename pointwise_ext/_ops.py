@@ -115,7 +115,6 @@ def _register_fakes() -> None:
         size = _output_size(inputs, weight, stride, padding, groups)
         if list(out.shape) != size:
             out.resize_(size)
-        return out
 
     @torch.library.register_fake("pointwise_ext::conv_backward")
     def conv_backward(

@@ -110,7 +110,7 @@ const Backend kBackend{"cpu", gemm, activation_grad};
 
 at::Tensor conv(PW_CONV_ARGS) { return device_conv(kBackend, PW_CONV_PASS); }
 std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) { return device_conv_saved(kBackend, PW_CONV_PASS); }
-at::Tensor& conv_out(PW_CONV_ARGS, at::Tensor& out) { return device_conv_out(kBackend, PW_CONV_PASS, out); }
+void conv_out(PW_CONV_ARGS, at::Tensor& out) { device_conv_out(kBackend, PW_CONV_PASS, out); }
 std::vector<at::Tensor> conv_backward(PW_BACKWARD_ARGS) { return device_conv_backward(kBackend, PW_BACKWARD_PASS); }
 
 }  // namespace
