@@ -150,8 +150,15 @@ def check_shapes(
     return output
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype that convolutions on a device type run in under the torch.autocast in force, or None without one."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
 def _check_same(name: str, t: Tensor, input: Tensor) -> None:
-    if t.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    if t.dtype != input.dtype and autocast_dtype(input.device.type) is None:
         _fail(
             f"{name} has dtype {t.dtype}, expected {input.dtype} as the input's; convert one of them, or use "
             "torch.autocast"

@@ -32,6 +32,21 @@ def why_no_kernels(device: str) -> str | None:
     return None
 
 
+def cpu_kernels() -> list[tuple[str, str]]:
+    """(name, state) of the CPU kernels in this build, the one in use first; empty without the extension."""
+    if not _ops.loaded:
+        return []
+    from . import _C
+
+    used = _C.cpu_capability()
+    rest = [
+        (name, f"available with POINTWISE_EXT_CPU={name}" if fits else "not available: this processor lacks it")
+        for name, fits in _C.cpu_capabilities()
+        if name != used
+    ]
+    return [(used, "in use"), *rest]
+
+
 _NO_CPU, _NO_CUDA = why_no_kernels("cpu"), why_no_kernels("cuda")
 
 
@@ -82,6 +97,7 @@ def explain(
     lines = [f"{sources}, weight {tuple(weight.shape)} -> {shape}: {inputs[0].dtype} on {device}, {order} innermost"]
     for kernel in ("cpu", "cuda"):
         why = reason if kernel == device else f"the tensors are on {device}"
-        lines.append(f"  {kernel:<10} {'runs' if why is None else 'does not: ' + why}")
+        variant = f": {cpu_kernels()[0][0]}" if kernel == "cpu" and why is None else ""
+        lines.append(f"  {kernel:<10} {f'does not: {why}' if why else f'runs{variant}'}")
     lines.append(f"  {'reference':<10} {'does not: a kernel fits' if reason is None else 'runs: ' + reason}")
     return "\n".join(lines)

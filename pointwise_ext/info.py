@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from pathlib import Path
 
 import torch
 
 from . import _ops
-from .explain import why_no_kernels
+from .explain import cpu_kernels, why_no_kernels
 
 _FOLDER = Path(__file__).parent
-
-
-def build_facts() -> dict:
-    """What the build recorded beside the extension; empty where it was never built."""
-    path = _FOLDER / "_build_info.json"
-    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def why_no_cuda() -> str | None:
@@ -32,7 +25,7 @@ def info() -> str:
     """Versions, what the extension was built for and found, and each kernel or why there is none, as text."""
     from . import __version__
 
-    facts = build_facts()
+    facts = _ops.build_info() or {}
     devices = [
         "{} (sm_{}{})".format(torch.cuda.get_device_name(i), *torch.cuda.get_device_capability(i))
         for i in range(torch.cuda.device_count())
@@ -47,11 +40,11 @@ def info() -> str:
         ("CUDA devices", ", ".join(devices) or "none"),
         ("compiler", f"{facts.get('compiler', 'unknown')}: {' '.join(facts.get('flags', []))}"),
         ("CPU", f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"),
-        ("kernels cpu", _available(why_no_kernels("cpu"))),
-        ("kernels cuda", _available(why_no_cuda())),
-        ("reference", "available (plain PyTorch)"),
+        *((f"cpu {name}", state) for name, state in cpu_kernels() or [("gemm", _available(why_no_kernels("cpu")))]),
+        ("cuda fma", _available(why_no_cuda())),
+        ("reference", "available, in plain PyTorch"),
     ]
-    return "\n".join(f"{name:<13} {value}" for name, value in rows)
+    return "\n".join(f"{name:<16} {value}" for name, value in rows)
 
 
 def _built_and_found(built: str | None, found: str | None) -> str:

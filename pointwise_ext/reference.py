@@ -14,6 +14,7 @@ from .arguments import (
     Input,
     IntOrInts,
     Padding,
+    autocast_dtype,
     check_shapes,
     check_tensor,
     input_list,
@@ -68,9 +69,8 @@ def pointwise_conv(
 
 def _autocast(t: Tensor) -> Tensor:
     """What autocast makes of a convolution's input; torch.cat would take the widest dtype, and refuse some mixes."""
-    device = t.device.type
-    follows = torch.is_autocast_enabled(device) and t.is_floating_point() and t.dtype != torch.float64
-    return t.to(torch.get_autocast_dtype(device)) if follows else t
+    dtype = autocast_dtype(t.device.type)
+    return t if dtype is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype)
 
 
 def _in_format_of(x: Tensor, y: Tensor, spatial: int) -> Tensor:
