@@ -54,6 +54,7 @@ template <class T, class... Parameters>
 const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream stream,
                           const Parameters&... parameters) {
   constexpr size_t kShared = std::is_empty<T>::value ? 0 : sizeof(T);
+  static_assert(kShared <= 48 << 10, "a kernel has to ask for more than 48 KiB of shared memory");
   kernel<<<unsigned(blocks), unsigned(threads), kShared, static_cast<cudaStream_t>(stream)>>>(parameters...);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

@@ -16,36 +16,26 @@ const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* pa
                                        partials, groups, splits);
 }
 
-// Products at equal distances in memory, in one launch.
 template <class T>
-const char* launch_groups(const Gemm& g, int64_t groups, const GroupSteps& steps, void* workspace, Stream stream,
-                          const Tuning& tuning) {
-  const GemmLaunch launch{plan_gemm(g, groups, tuning), steps, workspace};
+const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
+  const Gemm& g = *gemms;
+  GemmLaunch launch{plan_gemm(g, count, tuning), {}, workspace};
+  if (!equally_spaced(gemms, count, launch.groups)) return "the products of one launch do not lie at equal distances";
   const GemmPlan& p = launch.plan;
   if (p.work() == 0) return nullptr;
-  const int64_t blocks = std::min(p.work(), tuning.max_blocks);
   const auto run = [&](auto tile) {
     constexpr int kTile = decltype(tile)::value;
-    return launch_kernel<typename GemmFma<T, kTile>::Shared>(gemm_fma<T, kTile>, blocks, kGemmThreads, stream, g,
-                                                             launch);
+    return launch_kernel<typename GemmFma<T, kTile>::Shared>(gemm_fma<T, kTile>, std::min(p.work(), tuning.max_blocks),
+                                                             kGemmThreads, stream, g, launch);
   };
   const char* error = nullptr;
-  if constexpr (sizeof(T) < sizeof(double))
+  if constexpr (sizeof(T) < sizeof(double))  // whose sums would not fit into the registers
     error = p.tile == kLargeTile ? run(std::integral_constant<int, kLargeTile>())
                                  : run(std::integral_constant<int, kSmallTile>());
   else
     error = run(std::integral_constant<int, kSmallTile>());
   if (error || p.splits == 1) return error;
-  return launch_reduce<T>(g, steps, workspace, groups, p.splits, stream, tuning);
-}
-
-template <class T>
-const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
-  GroupSteps steps;
-  if (equally_spaced(gemms, count, steps)) return launch_groups<T>(*gemms, count, steps, workspace, stream, tuning);
-  for (int64_t i = 0; i < count; ++i)
-    if (const char* error = launch_groups<T>(gemms[i], 1, {}, workspace, stream, tuning)) return error;
-  return nullptr;
+  return launch_reduce<T>(g, launch.groups, workspace, count, p.splits, stream, tuning);
 }
 
 template <class T>

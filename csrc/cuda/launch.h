@@ -11,7 +11,8 @@ namespace pw {
 
 using Stream = void*;  // cudaStream_t on the device, const emulate::Schedule* in the emulator
 
-// `count` independent products of equal shape and strides; the workspace may be null where it takes no bytes.
+// `count` products of equal shape and strides at equal distances in memory, as the groups of a convolution are. The
+// workspace may be null where it takes no bytes.
 size_t gemm_workspace_bytes(const Gemm* gemms, int64_t count, const Tuning& tuning = {});
 const char* launch_gemm(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning = {});
 

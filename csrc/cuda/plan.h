@@ -103,7 +103,7 @@ struct GroupSteps {
   int64_t a[kSources] = {}, b[kSources] = {}, c = 0, z = 0, residual = 0, bias = 0;
 };
 
-// Whether all groups lie at equal distances, so that one launch serves them; fills `steps` if so.
+// Fills `steps`; whether all groups lie at these distances.
 inline bool equally_spaced(const Gemm* gemms, int64_t count, GroupSteps& steps) {
   bool equal = true;
   const auto step = [&](auto pointer_of, int64_t& bytes) {

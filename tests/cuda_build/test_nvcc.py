@@ -54,6 +54,29 @@ def parse_usage(text: str) -> list[Usage]:
     return [Usage(name, *map(int, numbers)) for name, (_, *numbers) in zip(names, found, strict=True)]
 
 
+def test_shared_memory(tmp_path: Path) -> None:
+    types = {
+        "gemm_fma<float, 128>": "GemmFma<float, kLargeTile>::Shared",
+        "gemm_fma<float, 64>": "GemmFma<float, kSmallTile>::Shared",
+        "gemm_fma<double, 64>": "GemmFma<double, kSmallTile>::Shared",
+        "activation_backward<float>": "ActivationGradShared<float>",
+        "activation_backward<double>": "ActivationGradShared<double>",
+    }
+    lines = [f'std::printf("{kernel}: %zu bytes of shared memory\\n", sizeof({t}));' for kernel, t in types.items()]
+    source = tmp_path / "sizes.cpp"
+    source.write_text(
+        "\n".join(
+            ["#include <cstdio>", '#include "cuda/launch.cuh"', "using namespace pw;", "int main() {", *lines, "}"]
+        )
+    )
+    command = ["g++", "-std=c++17", "-w", f"-I{ROOT / 'csrc'}", str(source), "-o", str(tmp_path / "sizes")]
+    subprocess.run(command, check=True)
+    text = subprocess.check_output([tmp_path / "sizes"], text=True)
+    print(f"\n{text}")
+    # 227 KiB a multiprocessor on sm_90, 163 on sm_80: two blocks of every kernel must fit.
+    assert all(int(size) <= 48 << 10 for size in re.findall(r": (\d+) bytes", text)), text
+
+
 def test_usage_is_read() -> None:
     text = """ptxas info    : Compiling entry function '_ZN2pw6reduceIfEEvi' for 'sm_80'
 ptxas info    : Function properties for _ZN2pw6reduceIfEEvi

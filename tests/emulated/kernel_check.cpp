@@ -95,6 +95,15 @@ bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tunin
   return true;
 }
 
+bool check_distances() {
+  Gemm gemms[3];
+  float c[4];
+  for (int i : {0, 1, 2}) gemms[i].m = gemms[i].n = axis(1), gemms[i].c = rows(c + i + i / 2, 1);
+  emulate::Schedule schedule;
+  return !launch_gemm_as<float>(gemms, 2, nullptr, &schedule, {}) &&
+         launch_gemm_as<float>(gemms, 3, nullptr, &schedule, {});
+}
+
 }  // namespace
 
 int main() {
@@ -106,5 +115,6 @@ int main() {
                        check_activation_grad(200, 40, split, schedule);
     if (!right) return 1;
   }
+  if (!check_distances()) return std::printf("unequal distances between products are not refused\n"), 1;
   return 0;
 }

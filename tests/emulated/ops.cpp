@@ -54,6 +54,25 @@ std::vector<at::Tensor> backward(PW_BACKWARD_ARGS) {
                        params(stride, padding, groups, activation, alpha, beta), flags);
 }
 
+// A product (m, k) (k, n) of the given dtype, as the plans see it.
+Gemm product(int64_t m, int64_t n, int64_t k, at::ScalarType dtype) {
+  Gemm g;
+  g.dtype = parse_dtype(dtype);
+  g.m.size[kRank - 1] = m, g.n.size[kRank - 1] = n;
+  g.segments = 1, g.segment[0].k.size[kRank - 1] = k;
+  return g;
+}
+
+std::string explain(int64_t m, int64_t n, int64_t k, int64_t groups, at::ScalarType dtype) {
+  return explain_gemm(product(m, n, k, dtype), groups);
+}
+
+std::vector<int64_t> plan(int64_t m, int64_t n, int64_t k, int64_t groups, at::ScalarType dtype) {
+  const Gemm g = product(m, n, k, dtype);
+  const GemmPlan p = plan_gemm(g, groups);
+  return {p.tile, p.tiles_m, p.tiles_n, p.splits, p.steps, p.steps_per_split, p.work(), int64_t(workspace_bytes(p, g))};
+}
+
 void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
 
 }  // namespace
@@ -68,6 +87,8 @@ TORCH_LIBRARY(pointwise_ext_emulated, m) {
   m.def(
       "conv_backward(Tensor grad_output, Tensor[] inputs, Tensor weight, Tensor? saved, int[] stride, int[] padding, "
       "int groups, str activation, float alpha, float beta, bool[] needed) -> Tensor[]");
+  m.def("explain(int m, int n, int k, int groups, ScalarType dtype) -> str", pw::explain);
+  m.def("plan(int m, int n, int k, int groups, ScalarType dtype) -> int[]", pw::plan);
   m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);
 }
 

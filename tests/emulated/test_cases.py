@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import pointwise_ext as pw
 from tests.emulated.cases import BASE, CASES
 from tests.problem import gradients
-from tests.tolerance import assert_bitwise_equal
+from tests.tolerance import assert_bitwise_equal, assert_equal
 
 pytestmark = pytest.mark.emulated
 
@@ -30,12 +33,20 @@ def test_warps_may_run_in_any_order(case: str, emulated, emulated_ops) -> None:
             assert_bitwise_equal(value, in_order[name], f"{name}, seed {seed}")
 
 
-def test_gradient_in_another_format(emulated) -> None:
-    t = BASE.placed()
-    plain = gradients(emulated, t, BASE.options)
-    other = gradients(emulated, t | {"dy": t["dy"].to(memory_format=torch.channels_last)}, BASE.options)
-    for name, value in other.items():
-        torch.testing.assert_close(value, plain[name], rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("gradient", ["contiguous", "channels_last", "transposed", "expanded"])
+def test_gradient_in_another_format(gradient: str, layout: str, emulated) -> None:
+    problem = replace(BASE, layout=layout, integers=True)  # exact, whatever the order of the sums
+    t = problem.placed()
+    t["dy"] = {
+        "contiguous": lambda dy: dy.contiguous(),
+        "channels_last": lambda dy: dy.contiguous(memory_format=torch.channels_last),
+        "transposed": lambda dy: dy.mT.contiguous().mT,
+        "expanded": lambda dy: torch.full((), 3.0).expand(dy.shape),  # as from y.sum()
+    }[gradient](t["dy"])
+    want = gradients(pw.reference.pointwise_conv, {name: v.double() for name, v in t.items()}, problem.options)
+    for name, value in gradients(emulated, t, problem.options).items():
+        assert_equal(value, want[name], name)
 
 
 def test_nan_passes_relu(emulated) -> None:
