@@ -22,14 +22,14 @@ pytestmark = [
 
 CHECK = """
 import torch, pointwise_ext as pw
-from pointwise_ext import _C
-facts = _C.build_info()
-assert facts["cuda"], facts
+from pointwise_ext import _C, _ops
+assert _C.has_cuda()
+assert _ops.build_info()["archs"] == ["8.0", "9.0a"]
 for op in ("conv", "conv_saved", "conv_out", "conv_backward"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"pointwise_ext::{op}", "CUDA"), op
 x, w = torch.randn(2, 8, 5, 5), torch.randn(4, 8, 1, 1)
 torch.testing.assert_close(pw.pointwise_conv(x, w), torch.nn.functional.conv2d(x, w))
-print(facts)
+print(_ops.build_info())
 """
 
 

@@ -37,6 +37,7 @@ def test_nothing_beyond_the_operands_is_read(side: str, emulated_ops) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_address_sanitizer() -> None:
     # Python itself is not instrumented, so that the sanitizer has to be loaded before it; leaks are Python's own.
     # The C++ runtime goes with it, for exceptions thrown by torch to be seen.
@@ -48,5 +49,6 @@ def test_address_sanitizer() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_undefined_behaviour_sanitizer() -> None:
     run_cases(PW_EMULATED_SANITIZER="undefined", UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1")
