@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-import pointwise_ext as pw
+from pointwise_ext.info import why_no_cuda
 
 
 @pytest.fixture(autouse=True)
-def cuda_kernels():
+def cuda_kernels() -> Iterator[None]:
     """Skips where the CUDA kernels cannot run; memory that nobody has written is NaN, and float32 means float32."""
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU: torch.cuda.is_available() is False")
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("pointwise_ext::conv", "CUDA"):
-        pytest.skip("pointwise_ext was built without CUDA; `python -m pointwise_ext` tells why")
+    reason = why_no_cuda()
+    if reason is not None:
+        pytest.skip(f"the CUDA kernels cannot run: {reason}")
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
-    yield pw
+    yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.allow_tf32 = tf32
