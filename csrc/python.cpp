@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "ops.h"
+#include "explain.h"
 
 namespace {
 
@@ -62,6 +62,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         return all;
       },
       "All CPU kernels of this build, best first, each with whether this processor supports it.");
+  m.def(
+      "explain",
+      [](const std::vector<at::Tensor>& inputs, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+         const std::optional<at::Tensor>& residual, const std::vector<int64_t>& stride,
+         const std::vector<int64_t>& padding, int64_t groups, const std::string& activation, double alpha,
+         double beta) { return pw::explain_conv(PW_CONV_PASS); },
+      "The plan of a call of the operator conv with these arguments, line by line; nothing is computed.");
   m.def(
       "has_cuda",
       [] {

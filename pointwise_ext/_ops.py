@@ -6,9 +6,12 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .arguments import check_shapes
 
 BUILD_INFO_FILE = Path(__file__).with_name("_build_info.json")
 
@@ -64,9 +67,10 @@ def is_channels_last(t: Tensor, batched: bool) -> bool:
 
 
 def _empty_in_format_of(like: Tensor, size: Sequence[int], batched: bool) -> Tensor:
-    channel, stride, step = int(batched), [0] * len(size), 1
+    channel, step = int(batched), 1
+    stride = [0] * len(size)
     if is_channels_last(like, batched):
-        for d in [channel, *range(len(size) - 1, channel, -1), *range(channel)]:
+        for d in (channel, *range(len(size) - 1, channel, -1), *range(channel)):
             stride[d], step = step, step * size[d]
     else:
         for d in reversed(range(len(size))):
@@ -74,67 +78,53 @@ def _empty_in_format_of(like: Tensor, size: Sequence[int], batched: bool) -> Ten
     return like.new_empty_strided(size, stride)
 
 
-def _output_size(
-    inputs: Sequence[Tensor], weight: Tensor, stride: Sequence[int], padding: Sequence[int], groups: int
-) -> list[int]:
-    """The output's sizes, after the checks that a traced call needs; the kernels make them all."""
-    first, spatial = inputs[0], weight.dim() - 2
-    batched = first.dim() == weight.dim()
-    channel = int(batched)
-    channels = sum(t.shape[channel] for t in inputs)
-    torch._check(
-        channels == weight.shape[1] * groups,
-        lambda: f"pointwise_conv: input has {channels} channels, expected {weight.shape[1] * groups} for a weight of "
-        f"shape {list(weight.shape)} and groups = {groups}",
-    )
-    for t in inputs:
-        torch._check(
-            t.dtype == first.dtype and weight.dtype == first.dtype,
-            lambda: f"pointwise_conv: input and weight have dtypes {t.dtype} and {weight.dtype}, expected one dtype",
-        )
-    strides, paddings = (list(v) * spatial if len(v) == 1 else list(v) for v in (stride, padding))
-    size = list(first.shape[:channel]) + [weight.shape[0]]
-    for i, (step, pad) in enumerate(zip(strides, paddings, strict=True)):
-        padded = first.shape[channel + 1 + i] + 2 * pad
-        size.append(padded if step == 1 else (padded + step - 1) // step)
-    return size
-
-
 def _register_fakes() -> None:
-    @torch.library.register_fake("pointwise_ext::conv")
-    def conv(inputs, weight, bias, residual, stride, padding, groups, activation, alpha, beta):
-        size = _output_size(inputs, weight, stride, padding, groups)
-        return _empty_in_format_of(inputs[0], size, inputs[0].dim() == weight.dim())
+    """What the operators return, sizes and strides, for the compiler to know without running them."""
 
-    @torch.library.register_fake("pointwise_ext::conv_saved")
-    def conv_saved(*args):
+    def conv(
+        inputs: list[Tensor],
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        stride: list[int],
+        padding: list[int],
+        groups: int,
+        activation: str,
+        alpha: float,
+        beta: float,
+    ) -> Tensor:
+        size = check_shapes(inputs, weight, bias, residual, tuple(stride), tuple(padding), groups)
+        return _empty_in_format_of(inputs[0], size, batched=inputs[0].dim() == weight.dim())
+
+    def conv_saved(*args: Any) -> tuple[Tensor, Tensor]:
         return conv(*args), conv(*args)
 
-    @torch.library.register_fake("pointwise_ext::conv_out")
-    def conv_out(inputs, weight, bias, residual, stride, padding, groups, activation, alpha, beta, out):
-        size = _output_size(inputs, weight, stride, padding, groups)
-        if list(out.shape) != size:
+    def conv_out(*args: Any) -> None:
+        *args_of_conv, out = args
+        size = conv(*args_of_conv).shape
+        if out.shape != size:
             out.resize_(size)
 
-    @torch.library.register_fake("pointwise_ext::conv_backward")
     def conv_backward(
-        grad_output, inputs, weight, saved, stride, padding, groups, activation, alpha, beta, needed
-    ):
+        grad_output: Tensor, inputs: list[Tensor], weight: Tensor, saved: Any, *args: Any
+    ) -> list[Tensor]:
+        needed: list[bool] = args[-1]
+        need_weight, need_bias, need_residual = needed[len(inputs) :]
         batched = grad_output.dim() == weight.dim()
         grads = [_empty_in_format_of(x, x.shape, batched) for x, need in zip(inputs, needed, strict=False) if need]
-        sources = len(inputs)
-        if needed[sources]:
+        if need_weight:
             grads.append(torch.empty_like(weight))
-        if needed[sources + 1]:
+        if need_bias:
             grads.append(weight.new_empty(weight.shape[0]))
-        if needed[sources + 2]:
-            linear = activation == "none"
+        if need_residual:
+            linear = saved is None or args[3] == "none"
             grads.append(
-                torch.empty_like(grad_output)
-                if linear
-                else _empty_in_format_of(saved, grad_output.shape, batched)
+                torch.empty_like(grad_output) if linear else _empty_in_format_of(saved, grad_output.shape, batched)
             )
         return grads
+
+    for fake in (conv, conv_saved, conv_out, conv_backward):
+        torch.library.register_fake(f"pointwise_ext::{fake.__name__}", fake)
 
 
 if loaded:

@@ -1,0 +1,46 @@
+// The plan of a call as text: a backend that writes products down instead of computing them.
+#include "explain.h"
+
+#include <ATen/Parallel.h>
+
+#include "cpu/kernels.h"
+#include "cuda/plan.h"
+
+namespace pw {
+namespace {
+
+thread_local std::vector<std::string> lines;
+
+std::string size(const Gemm& g, int64_t count) {
+  return (count > 1 ? std::to_string(count) + " products of " : "") + std::to_string(g.m.count()) + " x " +
+         std::to_string(g.n.count()) + " x " + std::to_string(cpu::total_k(g)) + " (M x N x K, pixels on " +
+         (g.pixels == Pixels::on_m ? "M" : "N") + "): ";
+}
+
+void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
+  const cpu::Kernels& set = cpu::kernels();
+  const int threads = at::get_num_threads();
+  const cpu::Plan plan = cpu::make_plan(*gemms, count, set.tiling(gemms->dtype), int(like.element_size()), threads);
+  const int64_t units = plan.units * count;
+  const int64_t tasks = cpu::ceil_div(units, cpu::grain(plan, *gemms, count, threads));
+  lines.push_back(size(*gemms, count) + set.name + ", tiles of " + std::to_string(plan.rows) + " x " +
+                  std::to_string(plan.columns(0).size()) + ", " + std::to_string(units) + " units in " +
+                  std::to_string(tasks) + (tasks == 1 ? " task" : " tasks"));
+}
+
+void cuda_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
+  lines.push_back(size(*gemms, count) + explain_gemm(*gemms, count));
+}
+
+void no_grad(const ActivationGrad&, const at::Tensor&) {}
+
+}  // namespace
+
+std::vector<std::string> explain_conv(PW_CONV_ARGS) {
+  const Backend recorder{"explain", inputs[0].is_cuda() ? cuda_gemm : cpu_gemm, no_grad};
+  lines.clear();
+  device_conv(recorder, PW_CONV_PASS);
+  return std::move(lines);
+}
+
+}  // namespace pw
