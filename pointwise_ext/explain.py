@@ -87,7 +87,7 @@ def explain(
     check_tensor("weight", weight, optional=False)
     for name, value in (("bias", bias), ("residual", residual), ("out", out)):
         check_tensor(name, value, optional=True)
-    parse_activation(activation)
+    parse_activation(activation)  # raises for an unknown one
     strides, paddings = stride_and_padding(stride, padding, dilation, groups)
     shape = check_shapes(inputs, weight, bias, residual, strides, paddings, groups)
 
@@ -99,5 +99,25 @@ def explain(
         why = reason if kernel == device else f"the tensors are on {device}"
         variant = f": {cpu_kernels()[0][0]}" if kernel == "cpu" and why is None else ""
         lines.append(f"  {kernel:<10} {f'does not: {why}' if why else f'runs{variant}'}")
+        if why is None:
+            options = (strides, paddings, groups, *parse_activation(activation))
+            lines += [f"             {line}" for line in _plan(inputs, weight, bias, residual, options)]
     lines.append(f"  {'reference':<10} {'does not: a kernel fits' if reason is None else 'runs: ' + reason}")
     return "\n".join(lines)
+
+
+def _plan(
+    inputs: list[Tensor], weight: Tensor, bias: Tensor | None, residual: Tensor | None, options: tuple
+) -> list[str]:
+    """The products that the kernels compute for a call, with their tiles, one a line."""
+    from . import _C
+
+    device = weight.device.type
+    autocast = torch.is_autocast_enabled(device) and weight.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+
+    def shape_only(t: Tensor | None) -> Tensor | None:
+        return None if t is None else torch.empty_strided(t.shape, t.stride(), dtype=dtype, device=t.device)
+
+    tensors = [[shape_only(x) for x in inputs], *map(shape_only, (weight, bias, residual))]
+    return _C.explain(*tensors, *options)
