@@ -201,6 +201,7 @@ def test_source_archive_is_complete_and_needs_no_torch(checkout, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_wheel_from_the_source_archive(checkout, tmp_path):
     result = run_setup(checkout, "-q", "sdist")
     assert result.returncode == 0, result.stderr
