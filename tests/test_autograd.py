@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -39,6 +40,15 @@ CASES = {
 NAMES = ("x0", "x1", "weight", "bias", "residual")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For thousands of tiny calls: on a busy machine a second thread is waited for longer than it computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def away_from_kinks(problem: Problem) -> tuple[list[str], list[Tensor]]:
     """Leaves in float64 for finite differences, which must not step over a kink."""
     t = problem.tensors()
@@ -53,7 +63,7 @@ def away_from_kinks(problem: Problem) -> tuple[list[str], list[Tensor]]:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_gradcheck_and_gradgradcheck(case: str, activation, layout: str) -> None:
+def test_gradcheck_and_gradgradcheck(one_thread, case: str, activation, layout: str) -> None:
     problem = replace(CASES[case], activation=activation, layout=layout, dtype="float64")
     names, leaves = away_from_kinks(problem)
 
