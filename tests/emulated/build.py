@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,12 +29,17 @@ def load_emulated_ops(sanitizer: str) -> None:
     name = f"pointwise_ext_emulated_{sanitizer or 'plain'}"
     folder = ROOT / "build" / name
     folder.mkdir(parents=True, exist_ok=True)
+    # pip puts ninja beside Python, also where its environment is not the active one.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     os.environ.setdefault("MAX_JOBS", "2")
-    load(
-        name=name,
-        sources=[str(ROOT / source) for source in SOURCES],
-        extra_cflags=["-O1", "-Wno-unknown-pragmas", *SANITIZERS[sanitizer]],
-        extra_ldflags=SANITIZERS[sanitizer][:1],
-        build_directory=str(folder),
-        is_python_module=False,
-    )
+    with (folder / "one_at_a_time").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        (folder / "lock").unlink(missing_ok=True)  # torch's own lock, which a build that was killed leaves behind
+        load(
+            name=name,
+            sources=[str(ROOT / source) for source in SOURCES],
+            extra_cflags=["-O1", "-Wno-unknown-pragmas", *SANITIZERS[sanitizer]],
+            extra_ldflags=SANITIZERS[sanitizer][:1],
+            build_directory=str(folder),
+            is_python_module=False,
+        )
