@@ -14,6 +14,10 @@ struct NoSharedMemory {};
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "pointwise_ext needs sm_80 or newer; remove older ones from TORCH_CUDA_ARCH_LIST"
+#endif
+
 #define PW_DEVICE __device__ __forceinline__
 // Blocks of `threads`, of which a multiprocessor holds `blocks`: that bounds the registers of a thread.
 #define PW_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
