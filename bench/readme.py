@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
+from bench.report import percent, times
 from bench.results import Results
 from bench.summary import EVERYTHING, duels, means
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}x"
 
 
 def markdown(results: Results, picture: str) -> str:
@@ -31,7 +27,7 @@ def markdown(results: Results, picture: str) -> str:
     for mean in averages:
         klass = "**all layers**" if mean.klass == EVERYTHING else mean.klass
         what = f"{mean.mode} {mean.dtype} {'channels_last' if mean.layout == 'nhwc' else 'NCHW'}"
-        cells = [klass, what, str(mean.count), _number(mean.vs_eager), _number(mean.vs_best), f"{mean.of_floor:.0%}"]
+        cells = [klass, what, str(mean.count), times(mean.vs_eager), times(mean.vs_best), percent(mean.of_floor)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"![Times faster per class, for every layer and in the mean]({picture})"])
 

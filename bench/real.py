@@ -155,7 +155,7 @@ def print_training(console: Console, plain: Training, fused: Training) -> None:
     console.print(table)
 
 
-def real(console: Console, output: Path, device: str = "cpu", epochs: int = 8) -> int:
+def real(console: Console, output: Path, device: str = "cpu", epochs: int = 10) -> int:
     """Prints both tables and draws the loss curves; returns 1 when an answer is wrong or training is not as good."""
     rows = compare_uses(device)
     print_uses(console, rows)

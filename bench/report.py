@@ -12,12 +12,20 @@ from bench.results import Results, Row
 from bench.summary import EVERYTHING, Change, Duel, duels, means
 
 
+def times(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}x"
+
+
 def ratio(value: float | None) -> str:
-    """Two decimals and a colour: green from 1.05, red below 0.95, where noise between neighbours ends."""
-    if value is None or math.isnan(value):
-        return "-"
-    text = f"{value:.2f}x"
+    """Coloured: green from 1.05, red below 0.95, where noise between neighbours ends."""
+    text = times(value)
+    if text == "-":
+        return text
     return f"[green]{text}[/]" if value >= 1.05 else f"[red]{text}[/]" if value < 0.95 else text
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.0%}"
 
 
 def time(microseconds: float) -> str:
@@ -38,7 +46,7 @@ def _problem_cells(duel: Duel) -> list[str]:
     return [
         ours.layer, f"{ours.mode} {ours.dtype} {ours.layout}" + (" cold" if ours.cache == "cold" else ""),
         best.name if best else "-", time(ours.median_us), f"{ours.spread:.0%}", f"{ours.gflops:.0f}",
-        f"{duel.of_floor:.0%} {ours.bound[0]}", ratio(duel.vs_eager), ratio(duel.vs_best),
+        f"{percent(duel.of_floor)} {ours.bound[0]}", ratio(duel.vs_eager), ratio(duel.vs_best),
     ]  # fmt: skip
 
 
@@ -60,7 +68,7 @@ def print_means(console: Console, found: list[Duel]) -> None:
         ["problems", "vs eager", "vs best", "worst vs best", "of floor"],
     )
     for mean in sorted(means(found), key=lambda m: (m.klass == EVERYTHING, m.mode != "forward", m.mode)):
-        cells = [ratio(mean.vs_eager), ratio(mean.vs_best), ratio(mean.worst), f"{mean.of_floor:.0%}"]
+        cells = [ratio(mean.vs_eager), ratio(mean.vs_best), ratio(mean.worst), percent(mean.of_floor)]
         what = f"{mean.mode} {mean.dtype} {mean.layout}"
         table.add_row(mean.klass, what, str(mean.count), *cells, style="bold" if mean.klass == EVERYTHING else None)
     console.print(table)

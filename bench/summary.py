@@ -27,9 +27,9 @@ class Duel:
         return self.best.median_us / self.ours.median_us if self.best else None
 
     @property
-    def of_floor(self) -> float:
-        """1.0: as fast as the machine's arithmetic and copy ceilings allow."""
-        return self.ours.floor_us / self.ours.median_us
+    def of_floor(self) -> float | None:
+        """1.0: as fast as the machine's arithmetic and copy ceilings allow. A tiny call has no floor but the host's."""
+        return self.ours.floor_us / self.ours.median_us if self.ours.suite != "tiny" else None
 
 
 def is_ours(row: Row) -> bool:
@@ -77,7 +77,7 @@ EVERYTHING = "all"
 def _mean(key: tuple[str, str, str, str], members: list[Duel]) -> Mean:
     eager = [d.vs_eager for d in members if d.vs_eager]
     best = [d.vs_best for d in members if d.vs_best]
-    floors = geomean(d.of_floor for d in members)
+    floors = geomean(d.of_floor for d in members if d.of_floor)
     return Mean(*key, len(members), geomean(eager), geomean(best), min(best, default=float("nan")), floors)
 
 
