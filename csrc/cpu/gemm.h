@@ -12,6 +12,9 @@ using cpu::Plan;
 using cpu::Range;
 
 constexpr int kStrips = 16;  // pieces of k handed to one tile
+// Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
+// blocks its sums too.
+constexpr int64_t kLongestSum = 512;
 
 // Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
 template <class Elem>
@@ -37,19 +40,20 @@ class Scratch {
   int64_t size_ = 0;
 };
 
-// Stretches of k along which both operands advance by a constant step, with at most `most` values of k in all.
+// A stretch of k along which both operands advance by a constant step.
 struct Stretch {
   int segment;
   int64_t k, a_offset, b_offset;  // length; where it starts in A and B
 };
 
-inline int next_stretches(const Gemm& g, int& segment, int64_t& position, int64_t most, Stretch* out) {
+// The next stretches from a position on, each at most `longest` and all together at most `most` values of k.
+inline int next_stretches(const Gemm& g, int& segment, int64_t& position, int64_t longest, int64_t most, Stretch* out) {
   int count = 0;
   for (int64_t left = most; segment < g.segments && left > 0 && count < kStrips;) {
     const Segment& s = g.segment[segment];
     const int64_t total = s.k.count(), inner = s.k.size[kRank - 1];
     if (position < total) {
-      const int64_t length = std::min({left, inner - position % inner, total - position});
+      const int64_t length = std::min({longest, left, inner - position % inner, total - position});
       out[count++] = {segment, length, offset(s.k, s.a.col, position), offset(s.k, s.b.row, position)};
       position += length, left -= length;
     }
@@ -129,8 +133,9 @@ class Runner {
   void forward(const Gemm& g, Range blocks, Range panels) {
     int segment = 0;
     int64_t position = 0;
-    stretches_ = next_stretches(g, segment, position, std::numeric_limits<int64_t>::max(), stretch_);
-    sweep(g, blocks, panels, Init::zero, nullptr, 0);
+    const int64_t k = cpu::total_k(g), longest = std::max(kLongestSum, (k / kSources + 2) / 2 * 2);
+    stretches_ = next_stretches(g, segment, position, longest, k, stretch_);
+    sweep(g, blocks, panels);
   }
 
   // dW: k in chunks, each added to the sums of the last.
@@ -140,15 +145,17 @@ class Runner {
     const int64_t step = job_.sums ? plan_.n : g.c.row.step[kRank - 1];
     int segment = 0;
     int64_t position = part.begin;
-    for (Init init = Init::zero; position < part.end && segment < g.segments; init = Init::from_c) {
-      stretches_ = next_stretches(g, segment, position, std::min(cpu::kReduceChunk, part.end - position), stretch_);
+    while (position < part.end && segment < g.segments) {
+      const bool first = position == part.begin;
+      const int64_t chunk = std::min(cpu::kReduceChunk, part.end - position);
+      stretches_ = next_stretches(g, segment, position, chunk, chunk, stretch_);
       forget(a_ready_), forget(b_ready_);
-      sweep(g, blocks, panels, init, sums, step);
+      sweep(g, blocks, panels, sums, step, !first);
     }
   }
 
   // All tiles of a range of blocks (of rows) and panels (of columns), over the current stretches of k.
-  void sweep(const Gemm& g, Range blocks, Range panels, Init init, Acc* sums, int64_t sums_step) {
+  void sweep(const Gemm& g, Range blocks, Range panels, Acc* sums = nullptr, int64_t sums_step = 0, bool add = false) {
     decide(g, blocks);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const Range columns = plan_.columns(panel);
@@ -164,7 +171,7 @@ class Runner {
         const Range rows{block * plan_.rows, std::min((block + 1) * plan_.rows, plan_.m)};
         a_strips(g, rows, block - blocks.begin, blocks.size(), strips);
         if (sums)
-          sum_tile(strips, rows, columns, init, sums + rows.begin * sums_step + columns.begin, sums_step);
+          sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
         else
           result_tile(g, strips, rows, columns);
       }
@@ -245,17 +252,16 @@ class Runner {
   }
 
   // Runs the microkernel of the right size.
-  void multiply(const Strip<Elem>* strips, int64_t m, int64_t n, const Target<D>& t) const {
+  void multiply(const Strip<Elem>* strips, int count, int64_t m, int64_t n, const Target<D>& t) const {
     constexpr int L = Vec<Acc>::size;
     const int vectors = int(n + L - 1) / L, last = int(n) - (vectors - 1) * L;
-    kTiles<D>.of[vectors - 1][m - 1](strips, stretches_, last, t);
+    kTiles<D>.of[vectors - 1][m - 1](strips, count, last, t);
   }
 
-  void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Init init, Acc* sums, int64_t step) const {
+  void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Acc* sums, int64_t step, bool add) const {
     Target<D> t;
-    t.init = init;
-    t.sums = sums, t.sums_step = step;
-    multiply(strips, rows.size(), columns.size(), t);
+    t.sums = sums, t.sums_step = step, t.add = add;
+    multiply(strips, stretches_, rows.size(), columns.size(), t);
   }
 
   void result_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns) {
@@ -270,18 +276,23 @@ class Runner {
     }
     c_.set_rows(g.c, g.m, rows.begin, m);
     residual_.set_rows(g.residual, g.m, rows.begin, m);
+    const bool long_sum = depth_ * D::kPack > kLongestSum && stretches_ > 1;
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (clamps_ && c_.unit && residual_.unit && !z_.data) {
+      if (!long_sum && clamps_ && c_.unit && residual_.unit && !z_.data) {
         t.c = c_.first, t.c_row = c_.row;
         t.residual = residual_.data ? residual_.first : nullptr, t.residual_row = residual_.row;
         t.low = low_, t.high = high_;
-        return multiply(strips, m, n, t);
+        return multiply(strips, stretches_, m, n, t);
       }
     }
     z_.set_rows(g.z, g.m, rows.begin, m);
     alignas(64) Acc buffer[kMostRows * kMostLanes];
     t.sums = buffer, t.sums_step = kMostLanes;
-    multiply(strips, m, n, t);
+    const int together = long_sum ? 1 : stretches_;
+    for (int i = 0; i == 0 || i < stretches_; i += std::max(together, 1)) {
+      multiply(strips + i, together, m, n, t);
+      t.init = Init::zero, t.add = true;
+    }
     finish<T>(buffer, kMostLanes, m, n, c_, z_, residual_, g.activation);
   }
 

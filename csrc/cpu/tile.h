@@ -53,7 +53,7 @@ struct DotBf16 {
 };
 #endif
 
-enum class Init { zero, per_row, per_column, from_c };
+enum class Init { zero, per_row, per_column };
 
 // Where a tile starts and goes. Rows are found by offset tables, columns are consecutive.
 template <class D>
@@ -62,8 +62,9 @@ struct Target {
   using Store = typename D::Store;
   Init init = Init::zero;
   const Acc* bias = nullptr;  // of the first row, or column
-  Acc* sums = nullptr;        // raw accumulators go here (and come from here: from_c), or else
+  Acc* sums = nullptr;        // raw accumulators go here, or else
   int64_t sums_step = 0;
+  bool add = false;    // ... are added to what is there
   Store* c = nullptr;  // clamp(sum + residual, low, high) goes here
   const int64_t* c_row = nullptr;
   const Store* residual = nullptr;
@@ -73,13 +74,13 @@ struct Target {
 
 template <class D, int MR, int NV>
 void tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t) {
-  using V = Vec<typename D::Acc>;
+  using Acc = typename D::Acc;
+  using V = Vec<Acc>;
   constexpr int L = V::size;
   const auto lanes = [last](int n) { return n == NV - 1 ? last : L; };
   const auto start = [&](int m, int n) -> V {
     if (t.init == Init::per_row) return V(t.bias[m]);
     if (t.init == Init::per_column) return load(t.bias + n * L, lanes(n));
-    if (t.init == Init::from_c) return load(t.sums + m * t.sums_step + n * L, lanes(n));
     return V(0);
   };
   V acc[MR][NV];
@@ -110,7 +111,10 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) store(t.sums + m * t.sums_step + n * L, acc[m][n], lanes(n));
+      for (int n = 0; n < NV; ++n) {
+        Acc* to = t.sums + m * t.sums_step + n * L;
+        store(to, t.add ? load(to, lanes(n)) + acc[m][n] : acc[m][n], lanes(n));
+      }
     return;
   }
   const V low(t.low), high(t.high);
