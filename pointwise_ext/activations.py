@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, clamp, sigmoid, tanh
@@ -50,7 +51,7 @@ def _padded(values: tuple[float, ...]) -> tuple[float, float]:
 
 
 # What the common arguments mean to the operators: (name, alpha, beta).
-PARSED: dict[str | None, tuple[str, float, float]] = {None: ("none", 0.0, 0.0)} | {
+PARSED: dict[Any, tuple[str, float, float]] = {None: ("none", 0.0, 0.0)} | {
     name: (name, *_padded(a.defaults)) for name, a in ACTIVATIONS.items() if a.defaults is not None
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,9 @@ from .arguments import Input, IntOrInts, Padding, check_tensor, input_list, stri
 from .explain import why_reference
 
 # Looked up once: finding an operator by name costs as much as a tiny convolution.
-_conv = torch.ops.pointwise_ext.conv.default if _ops.loaded else None
-_eager_conv = _ops.eager_conv
-_conv_out = torch.ops.pointwise_ext.conv_out.default if _ops.loaded else None
+_conv: Any = torch.ops.pointwise_ext.conv.default if _ops.loaded else None
+_eager_conv: Any = _ops.eager_conv
+_conv_out: Any = torch.ops.pointwise_ext.conv_out.default if _ops.loaded else None
 
 
 def pointwise_conv(
@@ -63,8 +65,7 @@ def pointwise_conv(
         name, alpha, beta = PARSED[activation]
     except (KeyError, TypeError):  # with parameters, or wrong
         name, alpha, beta = parse_activation(activation)
-    single = isinstance(input, Tensor)
-    inputs = [input] if single else input_list(input)
+    inputs = [input] if isinstance(input, Tensor) else input_list(input)
     if not (
         isinstance(weight, Tensor)
         and (bias is None or isinstance(bias, Tensor))
@@ -73,7 +74,9 @@ def pointwise_conv(
         check_tensor("weight", weight, optional=False)
         check_tensor("bias", bias, optional=True)
         check_tensor("residual", residual, optional=True)
-    plain = False
+    strides: tuple[int, ...]
+    paddings: tuple[int, ...]
+    plain = False  # one tensor, one int each: what the quick call of the extension takes
     if (  # one int each, the common case
         stride.__class__ is int
         and padding.__class__ is int
@@ -83,7 +86,7 @@ def pointwise_conv(
         and padding >= 0
         and groups > 0
     ):
-        strides, paddings, plain = (stride,), (padding,), single and out is None
+        strides, paddings, plain = (stride,), (padding,), inputs[0] is input and out is None
     else:
         strides, paddings = stride_and_padding(stride, padding, dilation, groups)
     if why_reference(weight) is not None:

@@ -16,7 +16,7 @@ from .functional import pointwise_conv
 class _PointwiseConv:
     """What the three classes add to nn.Conv*d; the convolution class comes next in the order of resolution."""
 
-    _conv: type[nn.Module]
+    _conv: type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]
     activation: ActivationLike
 
     def __init__(
@@ -43,7 +43,7 @@ class _PointwiseConv:
         self.activation = activation
 
     @classmethod
-    def from_conv(cls, conv: nn.Module, activation: ActivationLike = None) -> Self:
+    def from_conv(cls, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, activation: ActivationLike = None) -> Self:
         """A module that computes ``activation(conv(x))`` and shares the Parameters of `conv`, an nn.Conv*d.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +95,8 @@ def _empty_conv(
     """The convolution as a matrix product: PyTorch's convolutions refuse empty sizes other than the batch."""
     spatial = len(strides)
     x = F.pad(x, [p for p in reversed(paddings) for _ in range(2)])
-    x = x[(..., *(slice(None, None, s) for s in strides))]
+    samples: tuple[Any, ...] = (..., *(slice(None, None, s) for s in strides))
+    x = x[samples]
     x = x.reshape(*shape[: -1 - spatial], groups, weight.size(1), math.prod(shape[-spatial:]))
     y = weight.reshape(groups, weight.size(0) // groups, weight.size(1)) @ x
     y = y.reshape(shape)

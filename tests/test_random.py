@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, note, settings
 from tests.layouts import LAYOUTS
 from tests.problem import Problem
 
-EXAMPLES = int(os.environ.get("POINTWISE_EXT_EXAMPLES", "200"))  # random problems per test
+EXAMPLES = int(os.environ.get("POINTWISE_EXT_EXAMPLES", "100"))  # random problems per test
 ACTIVATIONS = [None, "relu", "relu6", "silu", "gelu", "gelu_tanh", "hardswish", "hardsigmoid", "sigmoid", "tanh"]
 SIZES = st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 31, 32, 33, 49, 64, 65]))
 
