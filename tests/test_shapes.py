@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 import pointwise_ext as pw
+from tests.memory import require
 from tests.problem import Problem, gradients
 from tests.tolerance import assert_equal
 
@@ -87,9 +87,7 @@ def test_forward_and_backward(index: int) -> None:
 def test_forward_beyond_int32(index: int) -> None:
     """More than 2^31 input or output channels: ones but for the far end, so that 16 bits hold the result."""
     p = PROBLEMS[index]
-    needed, free = 2 * 2 * elements(p), os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if free < needed:
-        pytest.skip(f"{needed / 2**30:.0f} GiB of memory needed, {free / 2**30:.0f} GiB are free")
+    require(2 * 2 * elements(p))
     x = torch.zeros(1, sum(p.channels), 1, dtype=torch.bfloat16)
     w = torch.zeros(p.out_channels, sum(p.channels), 1, dtype=torch.bfloat16)
     x[0, -1] = 3
