@@ -1,56 +1,39 @@
 // What happens to a tile that its registers cannot finish: any activation, z beside y, strides of any kind.
 #pragma once
-#include "tile.h"
+#include "offsets.h"
 
 namespace pw::PW_ISA {
-
-// Offsets of `count` consecutive positions of an axis. Returns whether they are consecutive elements.
-inline bool fill_offsets(const Axis& axis, const Steps& steps, int64_t begin, int count, int64_t* offsets) {
-  const int64_t inner = axis.size[kRank - 1], step = steps.step[kRank - 1];
-  if (begin + count <= inner && axis.size[0] * axis.size[1] * axis.size[2] == 1) {  // no division for channels
-    for (int i = 0; i < count; ++i) offsets[i] = (begin + i) * step;
-    return step == 1 || count == 1;
-  }
-  bool unit = true;
-  for (int i = 0; i < count;) {  // run by run of the innermost dimension
-    const int64_t at = (begin + i) % inner, base = offset(axis, steps, begin + i);
-    const int64_t length = std::min<int64_t>(count - i, inner - at);
-    for (int64_t j = 0; j < length; ++j) offsets[i + j] = base + j * step;
-    unit = unit && (i == 0 || base == offsets[i - 1] + 1) && (length == 1 || step == 1);
-    i += int(length);
-  }
-  return unit;
-}
 
 // A tile's place in a matrix of the result's storage type.
 template <class T>
 struct Block {
   T* data = nullptr;
-  T* first = nullptr;  // of column 0
-  int64_t row[kMostRows], column[kMostLanes];
-  bool unit = true;  // columns are consecutive elements
+  T* first = nullptr;  // of row 0 and column 0
+  Rows row;
+  Columns column;
 
-  void set_columns(const Matrix& matrix, const Axis& n, int64_t n0, int columns) {
+  void prepare(const Matrix& matrix, const Axis& m) {
     data = static_cast<T*>(matrix.data);
-    if (!data) return;
-    unit = fill_offsets(n, matrix.col, n0, columns, column);
-    first = data + column[0];
-    for (int i = columns - 1; i >= 0; --i) column[i] -= column[0];
+    if (data) row.prepare(m, matrix.row, 1);
   }
-  void set_rows(const Matrix& matrix, const Axis& m, int64_t m0, int rows) {
-    if (data) fill_offsets(m, matrix.row, m0, rows, row);
+  void seek_columns(const Matrix& matrix, const Axis& n, int64_t begin, int count) {
+    if (data) column.seek(n, matrix.col, begin, count);
   }
+  void seek_rows(int64_t begin, int count) {
+    if (data) first = data + column.start + row.seek(begin, count);
+  }
+  bool unit() const { return !data || column.unit; }
   PW_INLINE Vec<acc_t<T>> read(int r, int c, int n) const {
-    if (unit) return load(first + row[r] + c, n);
+    if (column.unit) return load(first + row[r] + c, n);
     T lanes[Vec<acc_t<T>>::size];
-    for (int i = 0; i < n; ++i) lanes[i] = first[row[r] + column[c + i]];
+    for (int i = 0; i < n; ++i) lanes[i] = first[row[r] + column.table[c + i]];
     return load<T>(lanes, n);
   }
   PW_INLINE void write(int r, int c, Vec<acc_t<T>> v, int n) const {
-    if (unit) return store(first + row[r] + c, v, n);
+    if (column.unit) return store(first + row[r] + c, v, n);
     T lanes[Vec<acc_t<T>>::size];
     store<T>(lanes, v, n);
-    for (int i = 0; i < n; ++i) first[row[r] + column[c + i]] = lanes[i];
+    for (int i = 0; i < n; ++i) first[row[r] + column.table[c + i]] = lanes[i];
   }
 };
 

@@ -157,15 +157,16 @@ class Runner {
   // All tiles of a range of blocks (of rows) and panels (of columns), over the current stretches of k.
   void sweep(const Gemm& g, Range blocks, Range panels, Acc* sums = nullptr, int64_t sums_step = 0, bool add = false) {
     decide(g, blocks);
+    c_.prepare(g.c, g.m), z_.prepare(g.z, g.m), residual_.prepare(g.residual, g.m);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const Range columns = plan_.columns(panel);
       const int n = int(columns.size());
       Strip<Elem> strips[kStrips];
       b_strips(g, columns, panel - panels.begin, panels.size(), strips);
       if (!sums) {
-        c_.set_columns(g.c, g.n, columns.begin, n);
-        z_.set_columns(g.z, g.n, columns.begin, n);
-        residual_.set_columns(g.residual, g.n, columns.begin, n);
+        c_.seek_columns(g.c, g.n, columns.begin, n);
+        z_.seek_columns(g.z, g.n, columns.begin, n);
+        residual_.seek_columns(g.residual, g.n, columns.begin, n);
       }
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         const Range rows{block * plan_.rows, std::min((block + 1) * plan_.rows, plan_.m)};
@@ -191,6 +192,8 @@ class Runner {
       else if (g.pixels == Pixels::on_n && a_step != 1 && k > 64 && plan_.n_parts > 2)
         a_direct_ = false;  // W^T: every k would touch a line of its own, again for each block of rows
     }
+    for (int i = 0; i < stretches_; ++i)
+      a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
   }
 
   void a_strips(const Gemm& g, Range rows, int64_t slot, int64_t slots, Strip<Elem>* strips) {
@@ -206,19 +209,16 @@ class Runner {
       const int64_t k_step = a.col.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
       strips[i].k = steps;
       if (a_direct_) {
-        fill_offsets(g.m, a.row, rows.begin, m, row_[i]);
-        for (int r = 0; r < m; ++r) row_[i][r] *= sizeof(T);
-        strips[i].a = reinterpret_cast<const Elem*>(p);
-        strips[i].a_row = row_[i], strips[i].a_step = D::kPack == 2 ? 1 : k_step;
+        const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, m);
+        strips[i].a = reinterpret_cast<const Elem*>(start);
+        strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
         continue;
       }
       if (!a_ready_[slot]) {
-        int64_t offsets[kMostRows];
-        fill_offsets(g.m, a.row, rows.begin, m, offsets);
-        pack<T, D>(p, offsets, m, stretch_[i].k, k_step, dst, m);
+        const int64_t start = a_rows_[i].seek(rows.begin, m);
+        pack<T, D>(p + start, a_rows_[i].table(), m, stretch_[i].k, k_step, dst, m);
       }
-      for (int r = 0; r < m; ++r) row_[i][r] = r * int64_t(sizeof(Elem));
-      strips[i].a = dst, strips[i].a_row = row_[i], strips[i].a_step = m;
+      strips[i].a = dst, strips[i].a_row = kPackedRows.table, strips[i].a_step = m;
       dst += steps * m;
     }
     if (dst) a_ready_[slot] = true;
@@ -233,10 +233,10 @@ class Runner {
       const Matrix& b = g.segment[stretch_[i].segment].b;
       const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset;
       const int64_t k_step = b.row.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
-      int64_t offsets[kMostLanes];
-      const bool unit = fill_offsets(g.n, b.col, columns.begin, n, offsets);
-      if (b_direct_ && unit && (kBytes == 64 || n % L == 0)) {
-        strips[i].b = reinterpret_cast<const Elem*>(p + offsets[0]), strips[i].b_step = k_step;
+      Columns place;
+      place.seek(g.n, b.col, columns.begin, n);
+      if (b_direct_ && place.unit && (kBytes == 64 || n % L == 0)) {
+        strips[i].b = reinterpret_cast<const Elem*>(p + place.start), strips[i].b_step = k_step;
         continue;
       }
       if (!dst) {
@@ -244,7 +244,7 @@ class Runner {
         if (int64_t(b_ready_.size()) != slots) b_ready_.assign(slots, false);
         dst = b_scratch().get(slots * size) + slot * size;
       }
-      if (!b_ready_[slot]) pack<T, D>(p, offsets, n, stretch_[i].k, k_step, dst, ld);
+      if (!b_ready_[slot]) pack<T, D>(p + place.start, place.counted(n), n, stretch_[i].k, k_step, dst, ld);
       strips[i].b = dst, strips[i].b_step = ld;
       dst += steps * ld;
     }
@@ -274,18 +274,17 @@ class Runner {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
       t.bias = bias + (g.bias_on_m ? rows.begin : columns.begin);
     }
-    c_.set_rows(g.c, g.m, rows.begin, m);
-    residual_.set_rows(g.residual, g.m, rows.begin, m);
+    c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
     const bool long_sum = depth_ * D::kPack > kLongestSum && stretches_ > 1;
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (!long_sum && clamps_ && c_.unit && residual_.unit && !z_.data) {
-        t.c = c_.first, t.c_row = c_.row;
-        t.residual = residual_.data ? residual_.first : nullptr, t.residual_row = residual_.row;
+      if (!long_sum && clamps_ && c_.unit() && residual_.unit() && !z_.data) {
+        t.c = c_.first, t.c_row = c_.row.table();
+        t.residual = residual_.data ? residual_.first : nullptr, t.residual_row = residual_.row.table();
         t.low = low_, t.high = high_;
         return multiply(strips, stretches_, m, n, t);
       }
     }
-    z_.set_rows(g.z, g.m, rows.begin, m);
+    z_.seek_rows(rows.begin, m);
     alignas(64) Acc buffer[kMostRows * kMostLanes];
     t.sums = buffer, t.sums_step = kMostLanes;
     const int together = long_sum ? 1 : stretches_;
@@ -296,6 +295,15 @@ class Runner {
     finish<T>(buffer, kMostLanes, m, n, c_, z_, residual_, g.activation);
   }
 
+  // Rows of a packed operand lie next to each other.
+  struct PackedRows {
+    int64_t table[kMostRows];
+    constexpr PackedRows() : table() {
+      for (int r = 0; r < kMostRows; ++r) table[r] = r * int64_t(sizeof(Elem));
+    }
+  };
+  static constexpr PackedRows kPackedRows{};
+
   const cpu::Job& job_;
   const Plan& plan_;
   bool clamps_, a_direct_ = false, b_direct_ = false;
@@ -303,7 +311,7 @@ class Runner {
   int64_t weights_ = -1, depth_ = 0;  // whose operands are packed; elements of k in all stretches
   int stretches_ = 0;
   Stretch stretch_[kStrips];
-  int64_t row_[kStrips][kMostRows];
+  Rows a_rows_[kStrips];
   Block<T> c_, z_, residual_;
   std::vector<bool> a_ready_, b_ready_;  // packed operands of the current range, by block and panel
 };
