@@ -89,6 +89,13 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) acc[m][n] = start(m, n);
 
+  if (t.c) {  // the result's lines are fetched while k runs: stores to lines elsewhere would stall the next tile
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) __builtin_prefetch(t.c + t.c_row[m] + n * L, 1);
+  }
+
   for (int s = 0; s < count; ++s) {
     const Strip<typename D::Elem>& strip = strips[s];
     const typename D::Elem *a[MR], *b = strip.b;
