@@ -6,9 +6,6 @@
 
 #include "../activation.h"
 
-#if !defined(__clang__) && __GNUC__ < 12
-#error "the CPU kernels need g++ 12 or later, or clang (for __builtin_shufflevector)"
-#endif
 #define PW_INLINE inline __attribute__((always_inline))
 
 namespace pw::PW_ISA {
@@ -236,12 +233,17 @@ PW_INLINE double sum_of(Vec<double> v) {
 }
 
 // Transposes `size` vectors in place: log2(size) rounds that swap the off-diagonal blocks of 2 D x 2 D squares.
-template <class Raw, int D, int... C>
-PW_INLINE void swap_blocks(Raw& a, Raw& b, std::integer_sequence<int, C...>) {
-  constexpr int L = sizeof...(C);
-  const Raw low = __builtin_shufflevector(a, b, ((C & D) ? L + C - D : C)...);
-  b = __builtin_shufflevector(a, b, ((C & D) ? L + C : C + D)...);
-  a = low;
+template <class T, int D, int... C>
+PW_INLINE void swap_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, C...>) {
+  constexpr int L = Vec<T>::size;
+#ifdef __clang__
+  const auto low = __builtin_shufflevector(a.v, b.v, ((C & D) ? L + C - D : C)...);
+  b.v = __builtin_shufflevector(a.v, b.v, ((C & D) ? L + C : C + D)...);
+#else
+  const auto low = __builtin_shuffle(a.v, b.v, typename Vec<T>::Mask{((C & D) ? L + C - D : C)...});
+  b.v = __builtin_shuffle(a.v, b.v, typename Vec<T>::Mask{((C & D) ? L + C : C + D)...});
+#endif
+  a.v = low;
 }
 template <class T, int D = 1>
 PW_INLINE void transpose(Vec<T>* rows) {
@@ -249,8 +251,7 @@ PW_INLINE void transpose(Vec<T>* rows) {
   if constexpr (D < L) {
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
-      if (!(i & D))
-        swap_blocks<typename Vec<T>::Raw, D>(rows[i].v, rows[i + D].v, std::make_integer_sequence<int, L>());
+      if (!(i & D)) swap_blocks<T, D>(rows[i], rows[i + D], std::make_integer_sequence<int, L>());
     transpose<T, D * 2>(rows);
   }
 }
