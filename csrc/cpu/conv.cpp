@@ -46,8 +46,16 @@ at::Tensor gather_bias(const Gemm* gemms, int64_t count, const at::Tensor& like)
 }
 
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
+  if (gemms->m.count() == 0 || gemms->n.count() == 0) return;
+  // A sum over more channels than can be packed in one piece is done like dW's, over chunks.
+  const bool too_long = gemms->pixels != Pixels::on_k && total_k(*gemms) > kLongestInOnePiece;
+  std::vector<Gemm> long_sums;
+  if (too_long) {
+    long_sums.assign(gemms, gemms + count);
+    for (Gemm& g : long_sums) g.pixels = Pixels::on_k;
+    gemms = long_sums.data();
+  }
   const Gemm& g = gemms[0];
-  if (g.m.count() == 0 || g.n.count() == 0) return;
   const Kernels& set = kernels();
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   Job job{gemms, make_plan(g, count, set.tiling(g.dtype), int(like.element_size()), threads)};
@@ -57,8 +65,8 @@ void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   if (bias.defined()) job.bias = bias.data_ptr();
   // dW is summed up in C itself where C has accumulation type and rows of consecutive elements.
   at::Tensor sums;
-  const bool in_place = plan.k_parts == 1 && like.scalar_type() != at::kHalf && like.scalar_type() != at::kBFloat16 &&
-                        (g.c.col.step[kRank - 1] == 1 || plan.n == 1);
+  const bool in_place =
+      !too_long && plan.k_parts == 1 && like.element_size() >= 4 && (g.c.col.step[kRank - 1] == 1 || plan.n == 1);
   if (g.pixels == Pixels::on_k && !in_place) {
     sums = workspace(count * plan.k_parts * plan.m * plan.n, like);
     job.sums = sums.data_ptr();

@@ -98,19 +98,27 @@ class Runner {
     a_scratch().trim(), b_scratch().trim();
   }
 
-  // Rows of C from the partial sums of dW, added in order.
+  // Rows of C from their partial sums, added in order.
   void merge(int64_t begin, int64_t end) {
     constexpr int L = Vec<Acc>::size;
+    alignas(64) Acc buffer[kMostLanes];
     for (int64_t row = begin; row < end; ++row) {
       const Gemm& g = job_.gemms[row / plan_.m];
-      const Acc* sums = sums_of(row / plan_.m, 0) + row % plan_.m * plan_.n;
-      T* c = static_cast<T*>(g.c.data) + offset(g.m, g.c.row, row % plan_.m);
-      const int64_t step = g.c.col.step[kRank - 1];
-      for (int64_t n = 0; n < plan_.n; n += L) {
-        const int lanes = int(std::min<int64_t>(L, plan_.n - n));
-        Vec<Acc> v = load(sums + n, lanes);
-        for (int64_t k = 1; k < plan_.k_parts; ++k) v = v + load(sums + k * plan_.m * plan_.n + n, lanes);
-        scatter(c + n * step, step, v, lanes);
+      const int64_t m = row % plan_.m;
+      const Acc* sums = sums_of(row / plan_.m, 0) + m * plan_.n;
+      prepare_blocks(g);
+      for (int64_t n = 0; n < plan_.n; n += kMostLanes) {
+        const int columns = int(std::min<int64_t>(kMostLanes, plan_.n - n));
+        for (int c = 0; c < columns; c += L) {
+          const int lanes = std::min(L, columns - c);
+          Vec<Acc> v(0);
+          if (g.bias) v = g.bias_on_m ? Vec<Acc>(bias_of(g)[m]) : load(bias_of(g) + n + c, lanes);
+          for (int64_t k = 0; k < plan_.k_parts; ++k) v = v + load(sums + k * plan_.m * plan_.n + n + c, lanes);
+          store(buffer + c, v, lanes);
+        }
+        seek_columns(g, n, columns);
+        c_.seek_rows(m, 1), residual_.seek_rows(m, 1), z_.seek_rows(m, 1);
+        finish<T>(buffer, kMostLanes, 1, columns, c_, z_, residual_, g.activation);
       }
     }
   }
@@ -138,36 +146,33 @@ class Runner {
     sweep(g, blocks, panels);
   }
 
-  // dW: k in chunks, each added to the sums of the last.
+  // Long sums: k in chunks, each added to the sums of the last.
   void reduce(const Gemm& g, int64_t product, int64_t k_part, Range blocks, Range panels) {
     const Range part = cpu::part(cpu::total_k(g), plan_.k_parts, k_part);
     Acc* sums = job_.sums ? sums_of(product, k_part) : static_cast<Acc*>(g.c.data);
     const int64_t step = job_.sums ? plan_.n : g.c.row.step[kRank - 1];
     int segment = 0;
     int64_t position = part.begin;
-    while (position < part.end && segment < g.segments) {
-      const bool first = position == part.begin;
-      const int64_t chunk = std::min(cpu::kReduceChunk, part.end - position);
+    while (segment < g.segments && position >= g.segment[segment].k.count()) position -= g.segment[segment++].k.count();
+    for (int64_t left = part.size(); left > 0;) {
+      const int64_t chunk = std::min(cpu::kReduceChunk, left);
       stretches_ = next_stretches(g, segment, position, chunk, chunk, stretch_);
       forget(a_ready_), forget(b_ready_);
-      sweep(g, blocks, panels, sums, step, !first);
+      sweep(g, blocks, panels, sums, step, left != part.size());
+      for (int i = 0; i < stretches_; ++i) left -= stretch_[i].k;
     }
   }
 
   // All tiles of a range of blocks (of rows) and panels (of columns), over the current stretches of k.
   void sweep(const Gemm& g, Range blocks, Range panels, Acc* sums = nullptr, int64_t sums_step = 0, bool add = false) {
     decide(g, blocks);
-    c_.prepare(g.c, g.m), z_.prepare(g.z, g.m), residual_.prepare(g.residual, g.m);
+    if (!sums) prepare_blocks(g);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const Range columns = plan_.columns(panel);
       const int n = int(columns.size());
       Strip<Elem> strips[kStrips];
       b_strips(g, columns, panel - panels.begin, panels.size(), strips);
-      if (!sums) {
-        c_.seek_columns(g.c, g.n, columns.begin, n);
-        z_.seek_columns(g.z, g.n, columns.begin, n);
-        residual_.seek_columns(g.residual, g.n, columns.begin, n);
-      }
+      if (!sums) seek_columns(g, columns.begin, n);
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         const Range rows{block * plan_.rows, std::min((block + 1) * plan_.rows, plan_.m)};
         a_strips(g, rows, block - blocks.begin, blocks.size(), strips);
@@ -177,6 +182,18 @@ class Runner {
           result_tile(g, strips, rows, columns);
       }
     }
+  }
+
+  void prepare_blocks(const Gemm& g) { c_.prepare(g.c, g.m), z_.prepare(g.z, g.m), residual_.prepare(g.residual, g.m); }
+  void seek_columns(const Gemm& g, int64_t begin, int count) {
+    c_.seek_columns(g.c, g.n, begin, count);
+    z_.seek_columns(g.z, g.n, begin, count);
+    residual_.seek_columns(g.residual, g.n, begin, count);
+  }
+  const Acc* bias_of(const Gemm& g) const {
+    const int64_t length = g.bias_on_m ? plan_.m : plan_.n;
+    return job_.bias ? static_cast<const Acc*>(job_.bias) + (&g - job_.gemms) * length
+                     : static_cast<const Acc*>(g.bias);
   }
 
   // Which operands the tiles may read in place.
@@ -268,11 +285,8 @@ class Runner {
     const int m = int(rows.size()), n = int(columns.size());
     Target<D> t;
     if (g.bias) {
-      const int64_t length = g.bias_on_m ? plan_.m : plan_.n;
-      const Acc* bias =
-          job_.bias ? static_cast<const Acc*>(job_.bias) + (&g - job_.gemms) * length : static_cast<const Acc*>(g.bias);
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
-      t.bias = bias + (g.bias_on_m ? rows.begin : columns.begin);
+      t.bias = bias_of(g) + (g.bias_on_m ? rows.begin : columns.begin);
     }
     c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
     const bool long_sum = depth_ * D::kPack > kLongestSum && stretches_ > 1;

@@ -17,8 +17,10 @@ struct Tiling {
 constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
 constexpr int64_t kCacheBytes = 256 << 10;  // of pixels that stay in the second-level cache while W streams past
 constexpr int64_t kReduceChunk = 256;       // pixels per step of dW: long enough to amortise the accumulators' traffic
-constexpr int64_t kSplitElements = 64 << 10;  // dW up to this size is split over pixels, larger ones over channels
-constexpr int64_t kSplitFlops = 4 << 20;      // least work of one such split
+constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
+constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
+constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
+constexpr int64_t kSplitFlops = 4 << 20;         // least work of one such split
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -71,10 +73,11 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
 
   const int64_t tasks = std::max<int64_t>(1, std::min<int64_t>(threads, int64_t(flops * products / kGrainFlops)));
   const int64_t wanted = tasks == 1 ? 1 : ceil_div(4 * tasks, products);  // units of one product, for balance
+  const int64_t weights = g.pixels == Pixels::on_n ? p.m : p.n, weight_parts = ceil_div(weights * k * 4, kPackedBytes);
   switch (g.pixels) {
     case Pixels::on_n: {
       p.n_parts = p.panels;
-      p.m_parts = std::min(blocks, ceil_div(wanted, p.n_parts));
+      p.m_parts = std::min(blocks, std::max(ceil_div(wanted, p.n_parts), weight_parts));
       break;
     }
     case Pixels::on_m: {
@@ -82,7 +85,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       p.m_parts = std::min(blocks, std::max(ceil_div(blocks, std::max<int64_t>(fitting, 8)), wanted));
       // Few pixels: share out the weights instead, so that no thread packs what another packs too.
       if (tasks > 1 && p.m < 56 * tasks) p.m_parts = 1;
-      p.n_parts = std::min(p.panels, p.m_parts >= tasks ? 1 : ceil_div(tasks, p.m_parts));
+      p.n_parts = std::min(p.panels, std::max(p.m_parts >= tasks ? 1 : ceil_div(tasks, p.m_parts), weight_parts));
       break;
     }
     case Pixels::on_k: {
