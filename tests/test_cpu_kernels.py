@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pointwise_ext.explain import cpu_kernels
+from tests.problem import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = [name for name, state in cpu_kernels() if state.startswith("available")]
@@ -62,3 +63,18 @@ def test_an_unknown_name_is_refused() -> None:
         check=False,
     )
     assert "sse9" in result.stderr
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_more_channels_than_fit_into_one_packed_panel(dtype: str, layout: str) -> None:
+    """Sums over more than 2^18 channels go through partial sums; so does everything around them."""
+    Problem(
+        channels=(200_000, 70_001),
+        out_channels=9,
+        size=(3, 2),
+        residual=True,
+        activation="silu",
+        dtype=dtype,
+        layout=layout,
+    ).check()
