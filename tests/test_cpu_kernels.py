@@ -13,7 +13,8 @@ from pointwise_ext.explain import cpu_kernels
 from tests.problem import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = [name for name, state in cpu_kernels() if state.startswith("available")]
+ALL = [name for name, state in cpu_kernels() if not state.startswith("not")]
+OTHERS = ALL[1:]
 
 # Forward and backward in every dtype, both layouts, with tails in every dimension.
 CODE = """
@@ -37,11 +38,35 @@ for i, problem in enumerate(cases):
 print("right")
 """
 
+# The same operands beside pages that must not be touched: one byte too far stops the process.
+GUARDED = """
+from dataclasses import replace
+import torch
+from tests.emulated.guard import guarded
+from tests.problem import Problem, run
+from tests.test_forward import CASES, DTYPES
+import pointwise_ext as pw
+for i, problem in enumerate(p for p in CASES.values() if p.batch != 1):
+    for j, dtype in enumerate(DTYPES):
+        problem = replace(problem, dtype=dtype, layout=("contiguous", "channels_last")[(i + j) % 2])
+        plain = problem.placed()
+        plain.pop("dy")
+        want = run(pw.pointwise_conv, plain, problem.options)
+        for at_end in (False, True):
+            print(problem.repro(), at_end, flush=True)
+            out = guarded(torch.full_like(want, torch.nan), at_end)
+            t = {{name: guarded(v, at_end) for name, v in plain.items()}}
+            run(pw.pointwise_conv, t, problem.options, out=out)
+            assert torch.equal(out, want)
+            t = {{name: v.requires_grad_() for name, v in t.items()}}
+            run(pw.pointwise_conv, t, problem.options).backward(guarded(torch.ones_like(want), at_end))
+print("right")
+"""
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_kernels_of(name: str) -> None:
+
+def run_with(name: str, code: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", CODE.format(name=name)],
+        [sys.executable, "-c", code.format(name=name)],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -49,7 +74,17 @@ def test_kernels_of(name: str) -> None:
         timeout=500,
         check=False,
     )
-    assert result.stdout.strip() == "right", result.stderr[-2000:]
+    assert result.stdout.endswith("right\n"), f"{result.stdout[-500:]}{result.stderr[-2000:]}"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_kernels_of(name: str) -> None:
+    run_with(name, CODE)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_outside_of_operands_is_touched(name: str) -> None:
+    run_with(name, GUARDED)
 
 
 def test_an_unknown_name_is_refused() -> None:
