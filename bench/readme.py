@@ -5,30 +5,42 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bench.report import percent, times
+from bench.report import times
 from bench.results import Results
 from bench.summary import EVERYTHING, duels, means
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
+COLUMNS = {("fp32", "nchw"): "fp32 NCHW", ("fp32", "nhwc"): "fp32 channels_last"}
+COLUMNS |= {("bf16", "nchw"): "bf16 NCHW", ("bf16", "nhwc"): "bf16 channels_last"}
+
+
 def markdown(results: Results, picture: str) -> str:
-    """The forward classes as a Markdown table: geometric means over the class, with the facts they hold for."""
+    """A class a line: how many times faster than nn.Conv2d + ReLU, with the facts that this holds for."""
     facts = results.environment
     device = facts["GPU"] if facts["device"] == "cuda" else f"{facts['CPU']}, {facts['threads']} threads"
     lines = [
-        f"{device}, torch {facts['torch']}, {facts['date'][:10]}, {facts['measured']}.",
-        "Geometric means over the layers of a class, of medians measured in turns.",
+        "Times faster than nn.Conv2d + ReLU in the same layout, forward; geometric means over a class, of medians",
+        f"measured in turns. {device}, torch {facts['torch']}, {facts['date'][:10]}, {facts['measured']}.",
         "",
-        "| class | what | layers | over nn.Conv2d + ReLU | over the best peer | of the machine's floor |",
-        "|---|---|---:|---:|---:|---:|",
+        f"| class | layers | {' | '.join(COLUMNS.values())} |",
+        f"|---|---:|{'---:|' * len(COLUMNS)}",
     ]
-    averages = sorted(means(duels(results.rows)), key=lambda mean: mean.klass == EVERYTHING)
-    for mean in averages:
-        klass = "**all layers**" if mean.klass == EVERYTHING else mean.klass
-        what = f"{mean.mode} {mean.dtype} {'channels_last' if mean.layout == 'nhwc' else 'NCHW'}"
-        cells = [klass, what, str(mean.count), times(mean.vs_eager), times(mean.vs_best), percent(mean.of_floor)]
-        lines.append(f"| {' | '.join(cells)} |")
+    averages = means(duels(results.rows))
+    found = {mean.key: mean for mean in averages}
+
+    def line(title: str, klass: str, mode: str, value: str) -> str:
+        cells = [found.get((klass, mode, *column)) for column in COLUMNS]
+        count = max(mean.count for mean in cells if mean)
+        return f"| {title} | {count} | {' | '.join(times(getattr(m, value)) if m else '-' for m in cells)} |"
+
+    classes = dict.fromkeys(mean.klass for mean in averages if mean.mode == "forward" and mean.klass != EVERYTHING)
+    lines += [line(klass, klass, "forward", "vs_eager") for klass in classes]
+    lines.append(line("**all layers**", EVERYTHING, "forward", "vs_eager"))
+    lines.append(line("all layers, over the best of all peers", EVERYTHING, "forward", "vs_best"))
+    if any(mean.mode == "backward" for mean in averages):
+        lines.append(line("all layers, backward", EVERYTHING, "backward", "vs_eager"))
     return "\n".join([*lines, "", f"![Times faster per class, for every layer and in the mean]({picture})"])
 
 
