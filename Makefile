@@ -27,7 +27,7 @@ bench: $(BUILT)
 	$(RUN) -m bench --quick $(ARGS)
 
 bench-full: $(BUILT)
-	-$(RUN) -m pip install --quiet onnxruntime openvino
+	-$(RUN) -m pip install --quiet onnx onnxruntime openvino
 	$(RUN) -m bench $(ARGS)
 
 gpu-check:

@@ -17,7 +17,7 @@ from bench.measure import Effort
 from bench.operands import DTYPES
 from bench.peers import EXTENSION_LOADED, OURS
 from bench.plot import plot
-from bench.readme import update
+from bench.readme import check_markers, update
 from bench.real import real
 from bench.registry import COMPILE, Roster
 from bench.results import Results, device_name, environment, slug
@@ -124,6 +124,17 @@ def main(argv: list[str] | None = None) -> int:
     args.label = args.label or ("quick" if args.quick else "full")
     if args.device == "cuda" and not torch.cuda.is_available():
         arguments.error("--device cuda: this PyTorch sees no GPU; leave --device out to measure the CPU")
+    # What a report needs is checked before minutes of measuring.
+    if args.fail_if_regression and not args.compare:
+        arguments.error("--fail-if-regression needs --compare JSON, the run to compare with")
+    for path in (args.stored, args.compare, args.update_readme):
+        if path and not path.is_file():
+            arguments.error(f"there is no file {path}")
+    if args.update_readme:
+        try:
+            check_markers(args.update_readme)
+        except ValueError as error:
+            arguments.error(str(error))
     if args.threads:
         torch.set_num_threads(args.threads)
     console = Console(width=None if sys.stdout.isatty() else 160)

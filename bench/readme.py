@@ -44,14 +44,19 @@ def markdown(results: Results, picture: str) -> str:
     return "\n".join([*lines, "", f"![Times faster per class, for every layer and in the mean]({picture})"])
 
 
-def update(readme: Path, results: Results, picture: Path) -> None:
-    """Replaces what stands between the two markers; ValueError where they are not there, once each and in order."""
+def check_markers(readme: Path) -> None:
+    """ValueError unless the file has the two markers, once each and in order."""
     text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(
             f"{readme} needs the line '{BEGIN}' once and, below it, '{END}' once: add them where the table goes"
         )
-    head, rest = text.split(BEGIN)
+
+
+def update(readme: Path, results: Results, picture: Path) -> None:
+    """Replaces what stands between the two markers."""
+    check_markers(readme)
+    head, rest = readme.read_text().split(BEGIN)
     tail = rest.split(END)[1]
     link = Path(os.path.relpath(picture, readme.parent)).as_posix()
     readme.write_text(f"{head}{BEGIN}\n{markdown(results, link)}\n{END}{tail}")

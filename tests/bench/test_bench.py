@@ -1,0 +1,157 @@
+"""The benchmark's tools: every command once with tiny settings, and the judgements it makes on made-up rows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.__main__ import main
+from bench.goals import verdicts
+from bench.measure import Effort
+from bench.operands import Problem
+from bench.peers import EAGER, OURS, Peer, eager, ours
+from bench.readme import BEGIN, END, update
+from bench.registry import Roster
+from bench.results import Results, Row
+from bench.run import Bench
+from bench.suites import LAYERS
+from bench.summary import changes, duels, means, regressions
+
+TINY = ["layers", "--suite", "tiny", "--rounds", "1", "--sample-ms", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run over the smallest suite, stored."""
+    folder = tmp_path_factory.mktemp("results")
+    assert main([*TINY, "--output", str(folder), "--label", "test", "--goals"]) == 0
+    (path,) = folder.glob("test.*.json")
+    return path
+
+
+def row(name: str, microseconds: float, klass: str = "28x28, batch 1", layer: str | None = None, **more) -> Row:
+    layer = layer or next(name for name, x in LAYERS.items() if x.klass == klass)
+    fields = {"mode": "forward", "dtype": "fp32", "layout": "nchw", **more}
+    low, high = 0.9 * microseconds, 1.1 * microseconds
+    return Row("uses", klass, layer, name=name, median_us=microseconds, low_us=low, high_us=high, gflops=1.0,
+               floor_us=1.0, bound="memory", **fields)  # fmt: skip
+
+
+def test_a_run_leaves_json_csv_and_picture(stored: Path) -> None:
+    results = Results.load(stored)
+    assert {OURS, EAGER} <= {r.name for r in results.rows}
+    assert all(r.median_us > 0 for r in results.rows)
+    assert {"date", "CPU", "torch", "threads"} <= set(results.environment)
+    assert f"# torch: {torch.__version__}" in stored.with_suffix(".csv").read_text()
+    assert stored.with_suffix(".png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("mode", ["backward", "step"])
+def test_training_modes(mode: str, tmp_path: Path) -> None:
+    assert main([*TINY, "--mode", mode, "--dtype", "fp32", "--layout", "nchw", "--output", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    rows = [r for r in Results.load(path).rows if r.suite != "host"]
+    assert {r.mode for r in rows} == {mode}
+    assert (min(r.peak_bytes for r in rows) > 0) == (mode == "step")
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    assert main([*TINY, "--dtype", "fp16", "--layout", "nhwc", "--output", str(tmp_path)]) == 0
+    assert list(tmp_path.glob("*.csv"))
+
+
+def test_a_missing_peer_is_named_with_its_reason(stored: Path) -> None:
+    assert any(line.startswith("torch.compile: slow to prepare") for line in Results.load(stored).absent)
+
+
+def test_a_peer_with_a_wrong_answer_is_reported_and_not_timed() -> None:
+    roster = Roster()
+    wrong = Peer("wrong", lambda operands: lambda: eager(operands)() + 1)
+    roster.peers = [Peer(OURS, ours), Peer(EAGER, eager), wrong]
+    layer = next(x for x in LAYERS.values() if x.suite == "tiny")
+    rows = Bench(Effort(rounds=1, sample_ms=0.1), roster).run(Problem(layer, "forward", "fp32", "nchw"))
+    assert [r.name for r in rows] == [OURS, EAGER]
+    ((name, reason),) = roster.absent
+    assert name == "wrong"
+    assert "tolerance" in reason
+
+
+def test_ratios_and_geometric_means() -> None:
+    first, second = [name for name, x in LAYERS.items() if x.klass == "28x28, batch 1"][:2]
+    rows = [row(OURS, 10, layer=first), row(EAGER, 40, layer=first), row("F.linear", 20, layer=first)]
+    rows += [row(OURS, 10, layer=second), row(EAGER, 10, layer=second)]
+    mean = means(duels(rows))[0]
+    assert mean.count == 2
+    assert mean.vs_eager == pytest.approx(2.0)  # of 4 and 1
+    assert mean.vs_best == pytest.approx(2**0.5)  # of 2 and 1
+    assert mean.worst == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("ours_us", "word"), [(10.0, "met"), (50.0, "missed")])
+def test_goals(ours_us: float, word: str) -> None:
+    rows = [row(OURS, ours_us), row(EAGER, 60.0)]
+    found = {v.what: v.word for v in verdicts(rows)}
+    assert found["28x28, batch 1, fp32 nchw"] == word
+    assert found["ResNet-50, batch 1, fp32 nchw"] == "not measured"
+
+
+@pytest.mark.parametrize(("microseconds", "behind"), [(10.0, 0), (10.5, 0), (20.0, 2)])
+def test_regressions(microseconds: float, behind: int) -> None:
+    before = [row(OURS, 10.0), row(EAGER, 30.0)]
+    now = [row(OURS, microseconds), row(EAGER, 30.0)]
+    assert len(regressions(changes(now, before), tolerance=0.1)) == behind  # the class, and all of them
+
+
+def test_compare_fails_on_a_regression_only(stored: Path, tmp_path: Path) -> None:
+    arguments = ["layers", "--from", str(stored), "--fail-if-regression", "--compare"]
+    assert main([*arguments, str(stored)]) == 0
+    results = Results.load(stored)
+    results.rows = [replace(r, median_us=r.median_us / 3) if r.name == OURS else r for r in results.rows]
+    faster = results.save(tmp_path / "faster")[0]
+    assert main([*arguments, str(faster)]) == 1
+
+
+def test_readme_is_updated_between_its_markers(stored: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    picture = tmp_path / "pictures" / "run.png"
+    update(readme, Results.load(stored), picture)
+    once = readme.read_text()
+    assert once.startswith(f"above\n{BEGIN}\n")
+    assert once.endswith(f"{END}\nbelow\n")
+    assert "old" not in once
+    assert "| tiny | 1 |" in once
+    assert "(pictures/run.png)" in once
+    update(readme, Results.load(stored), picture)
+    assert readme.read_text() == once
+
+
+def test_readme_without_markers_is_refused(stored: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n")
+    with pytest.raises(ValueError, match="needs the line"):
+        update(readme, Results.load(stored), tmp_path / "run.png")
+    assert readme.read_text() == "nothing here\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--suite", "resnet51"], "known: "),
+        (["--fail-if-regression"], "needs --compare"),
+        (["--compare", "nowhere.json"], "there is no file"),
+        (["--update-readme", __file__], "needs the line"),
+    ],
+)
+def test_bad_arguments_are_refused_before_measuring(arguments, words, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["layers", *arguments])
+    assert words in capsys.readouterr().err
+
+
+def test_stored_json_is_plain(stored: Path) -> None:
+    assert json.loads(stored.read_text())["rows"][0]["median_us"] > 0
