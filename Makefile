@@ -26,9 +26,15 @@ test: $(BUILT)
 bench: $(BUILT)
 	$(RUN) -m bench --quick $(ARGS)
 
+# The versions that were tried. Where one does not install, its rows are left out and the report says so.
 bench-full: $(BUILT)
-	-$(RUN) -m pip install --quiet onnx onnxruntime openvino
-	$(RUN) -m bench $(ARGS)
+	-$(RUN) -m pip install --quiet onnx==1.23.2 onnxruntime==1.32.0
+	-$(RUN) -m pip install --quiet openvino==2026.4.1
+	$(RUN) -m bench real
+	-POINTWISE_EXT_CPU=avx512 $(RUN) -m bench layers --quick --mode forward --dtype bf16,fp16 --label fp16 --goals
+	$(RUN) -m bench layers --cold --rounds 7 --mode forward,backward --label cold
+	$(RUN) -m bench layers --rounds 11 --mode forward,backward,step --threads 1,all --compile default \
+	  --compile-mode forward,backward --goals --update-readme $(ARGS)
 
 gpu-check:
 	PYTHON=$(PYTHON) bash tests/gpu_check.sh

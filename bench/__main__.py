@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
 
         return parse
 
+    def counts(text: str) -> list[int]:
+        items = [str(torch.get_num_threads()) if item == "all" else item for item in text.split(",")]
+        if not all(item.isdecimal() and int(item) for item in items):
+            raise argparse.ArgumentTypeError(f"got '{text}', expected numbers above 0 or all, such as 1,all")
+        return sorted({int(item) for item in items})
+
     p = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
     p.add_argument("command", nargs="?", choices=["all", "layers", "real"], default="all", help="[all]")
     p.add_argument("--quick", action="store_true", help="representatives of each suite, under 2 minutes on 2 cores")
@@ -48,9 +54,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", type=some_of(DTYPES), default=["fp32", "bf16"], help="fp32, bf16, fp16 [fp32,bf16]")
     p.add_argument("--layout", type=some_of(LAYOUTS), default=list(LAYOUTS), help="nchw, nhwc [both]")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    p.add_argument("--cold", action="store_true", help="CUDA: rotate buffers past 3x the L2 cache")
+    p.add_argument("--cold", action="store_true", help="rotate images past 3x the last-level cache [warm]")
     p.add_argument("--compile", choices=COMPILE, default="no", help="time torch.compile too (seconds per layer)")
-    p.add_argument("--threads", type=int, help="CPU threads [PyTorch's default]")
+    p.add_argument("--compile-mode", type=some_of(MODES), default=MODES, metavar="A,B", help="where [all of --mode]")
+    p.add_argument("--threads", type=counts, metavar="1,all", help="numbers of CPU threads [all: PyTorch's default]")
     p.add_argument("--rounds", type=int, help="samples of each contestant [15; --quick: 7]")
     p.add_argument("--sample-ms", type=float, help="least length of a sample [5; --quick: 2]")
     p.add_argument("--label", help="first part of the result files' names [quick or full]")
@@ -69,8 +76,11 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     default = QUICK if args.quick else Effort()
     effort = replace(default, rounds=args.rounds or default.rounds, sample_ms=args.sample_ms or default.sample_ms)
     modes = args.mode or (["forward", "backward"] if args.quick else ["forward"])
-    todo = problems(args.suite, modes, args.dtype, args.layout, args.device, args.quick)
-    roster = Roster(args.compile)
+    threads = (args.threads or [torch.get_num_threads()]) if args.device == "cpu" else [0]
+    asked = (args.suite, modes, args.dtype, args.layout, args.quick)
+    where = [{"device": args.device, "threads": count, "cold": args.cold} for count in threads]
+    todo = [problem for place in where for problem in problems(*asked, **place)]
+    roster = Roster(args.compile, args.compile_mode, threads[-1])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -80,11 +90,9 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("the machine's ceilings", total=len(todo))
+        peaks = ceilings(args.device, args.dtype, threads)  # leaves the most threads set
         facts = environment(args.device, args.label, OURS)
-        peaks = ceilings(args.device, args.dtype)
-        rows = run_all(
-            Bench(effort, roster, args.cold), todo, lambda name: progress.update(task, description=name, advance=1)
-        )
+        rows = run_all(Bench(effort, roster), todo, lambda name: progress.update(task, description=name, advance=1))
         if "tiny" in args.suite:
             progress.update(task, description="host time")
             for dtype in args.dtype:
@@ -105,7 +113,8 @@ def layers(args: argparse.Namespace, console: Console) -> int:
     report.print_results(console, results)
     console.print(f"written: {stem}.json, .csv and .png", highlight=False)
     if args.goals:
-        report.print_goals(console, goals.verdicts(results.rows))
+        report.print_goals(console, goals.verdicts(results))
+        report.print_behind(console, goals.behind(results))
     if args.update_readme:
         update(args.update_readme, results, picture)
     if not args.compare:
@@ -114,7 +123,7 @@ def layers(args: argparse.Namespace, console: Console) -> int:
     report.print_changes(console, found, args.tolerance)
     worse = regressions(found, args.tolerance)
     for change in worse:
-        console.print(f"[red]regression[/]: {' '.join(change.key)} lost {1 - change.ratio:.0%}")
+        console.print(f"[red]regression[/]: {change.klass} {change.setting} lost {1 - change.ratio:.0%}")
     return int(bool(worse) and args.fail_if_regression)
 
 
@@ -136,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
         except ValueError as error:
             arguments.error(str(error))
     if args.threads:
-        torch.set_num_threads(args.threads)
+        torch.set_num_threads(max(args.threads))
     console = Console(width=None if sys.stdout.isatty() else 160)
     if not EXTENSION_LOADED:
         console.print("[yellow]The extension is not loaded: what is measured is the reference in plain PyTorch.[/]")

@@ -30,13 +30,29 @@ def _calls(dtype: torch.dtype, device: str) -> dict[str, Callable[[], Tensor]]:
 def host_rows(dtype: str, device: str, effort: Effort) -> list[Row]:
     """Function, module and nn.Conv2d + ReLU, in inference and in the forward pass of training."""
     rows = []
+    threads = torch.get_num_threads() if device == "cpu" else 0
     for mode in MODES:
         with torch.inference_mode(mode == "inference"):
             calls = _calls(DTYPES[dtype], device)
             samples = {form: host_sample(call, effort, device) for form, call in calls.items()}
             timings = interleave(samples, effort)
         rows += [
-            Row("host", "host", form, mode, dtype, "nchw", FORMS[form], t.median, t.low, t.high, 0.0, 0.0, "host")
+            Row(
+                "host",
+                "host",
+                form,
+                mode,
+                dtype,
+                "nchw",
+                FORMS[form],
+                t.median,
+                t.low,
+                t.high,
+                0.0,
+                0.0,
+                "host",
+                threads=threads,
+            )
             for form, t in timings.items()
         ]
     return rows

@@ -101,6 +101,19 @@ def cpu_sample(run: Run, effort: Effort) -> Sample:
     return sample
 
 
+def settled(sample: Sample, spin_ms: float) -> Sample:
+    """`sample` of a runtime with threads of its own: those spin for `spin_ms` after their last work and OpenMP's for up
+    to 8 ms, on the very cores that whoever comes next is timed on."""
+
+    def waiting() -> float:
+        time.sleep(0.01)
+        microseconds = sample()
+        time.sleep(spin_ms / 1e3)
+        return microseconds
+
+    return waiting
+
+
 def host_sample(run: Run, effort: Effort, device: str) -> Sample:
     """The time a call keeps the host busy; on a GPU the queue is emptied between samples, outside the clock."""
     sample = cpu_sample(run, effort)
@@ -123,7 +136,7 @@ def peak_memory(run: Run, device: str) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler prints when it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler prints when it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:

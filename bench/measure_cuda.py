@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import torch
 
+from bench.cold import keeping
 from bench.measure import Effort, Run, Sample
 
 _CALLS_PER_GRAPH = 20
-
-
-def rotation(bytes_per_call: int) -> int:
-    """How many sets of buffers cold timing rotates through: together past 3x the L2, so that each comes from DRAM."""
-    cache = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-    return max(2, min(256, 3 * cache // max(bytes_per_call, 1) + 1))
 
 
 def _events_ms(run: Run, calls: int) -> float:
@@ -30,14 +23,10 @@ def _events_ms(run: Run, calls: int) -> float:
 def cuda_sample(run: Run, sets: int, effort: Effort, stream: torch.cuda.Stream) -> tuple[Sample, str]:
     """The sampler and how it works: "graph", or "events" where a peer cannot be captured (host time counts then).
 
-    `run` takes the next of `sets` buffers each time. Its results are kept until their turn comes again, so that outputs
-    rotate as inputs do. Everything, the forward pass of a backward run included, has to live on `stream`.
+    `run` takes the next of `sets` buffers each time. Everything, the forward pass of a backward run included, has to
+    live on `stream`.
     """
-    kept: deque[object] = deque(maxlen=sets)
-
-    def call() -> None:
-        kept.append(run())
-
+    call = keeping(run, sets)
     with torch.cuda.stream(stream):
         for _ in range(max(3, sets)):
             call()

@@ -20,17 +20,26 @@ _TF32_TOLERANCE = 4e-3  # what CUDA makes of fp32 unless told otherwise
 
 @dataclass(frozen=True)
 class Problem:
-    """One layer in one mode, dtype and layout on one device."""
+    """One layer in one mode, dtype and layout on one device; `threads` 0: as many as PyTorch is set to.
+
+    `cold`: images come from memory. Otherwise each call finds them where the last one left them.
+    """
 
     layer: Layer
     mode: str
     dtype: str
     layout: str
     device: str = "cpu"
+    threads: int = 0
+    cold: bool = False
 
     @property
     def bytes(self) -> int:
         return self.layer.elements(self.mode) * DTYPES[self.dtype].itemsize
+
+    @property
+    def image_bytes(self) -> int:
+        return self.layer.elements(self.mode, weights=False) * DTYPES[self.dtype].itemsize
 
     @property
     def flops(self) -> int:
@@ -49,7 +58,8 @@ class Images:
 class Operands:
     """Random tensors in the problem's layout. In backward and step they are leaves that ask for gradients.
 
-    `use(i)` chooses the images the next call sees: rotating through several sets keeps them out of a GPU's cache.
+    `use(i)` chooses the images that the next call sees, `advance()` those after the last: all contestants share one
+    rotation, else one would find in the cache what another has just read.
     """
 
     def __init__(self, problem: Problem, weight: nn.Parameter, bias: nn.Parameter, images: list[Images]) -> None:
@@ -57,11 +67,15 @@ class Operands:
         self.use(0)
 
     def use(self, index: int) -> None:
-        images = self.images[index]
+        self.index, images = index, self.images[index]
         self.inputs, self.residual, self.grad_output = images.inputs, images.residual, images.grad_output
         self.input = images.inputs[0] if len(images.inputs) == 1 else images.inputs
         residual = [] if images.residual is None else [images.residual]
         self.leaves = [*images.inputs, self.weight, self.bias, *residual]
+
+    def advance(self) -> int:
+        self.use((self.index + 1) % len(self.images))
+        return self.index
 
 
 def make_operands(problem: Problem, sets: int = 1, seed: int = 0) -> Operands:

@@ -38,13 +38,17 @@ def installed(*modules: str) -> str | None:
 
 @dataclass(frozen=True)
 class Peer:
-    """`prepare(operands)` builds the call; `missing(problem)` says why this peer cannot take part, or None."""
+    """`prepare(operands)` builds the call; `missing(problem)` says why this peer cannot take part, or None.
+
+    `spin_ms`: of a runtime with threads of its own, how long they stay busy after their last work.
+    """
 
     name: str
     prepare: Callable[[Operands], Call]
     missing: Callable[[Problem], str | None] = always
     layouts: tuple[str, ...] = ("nchw", "nhwc")
     devices: tuple[str, ...] = ("cpu", "cuda")
+    spin_ms: float = 0.0
 
 
 def concatenated(operands: Operands) -> Tensor:

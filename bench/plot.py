@@ -19,9 +19,10 @@ def plot(results: Results, path: Path) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    found = duels(results.rows)
+    rows = results.judged
+    found = duels(row for row in rows if row.mode != "step") or duels(rows)  # a step is forward and backward
     averages = means(found)
-    layouts = [layout for layout in TITLES if any(mean.layout == layout for mean in averages)]
+    layouts = [layout for layout in TITLES if any(mean.setting.layout == layout for mean in averages)]
     lines = list(dict.fromkeys(mean.key[:3] for mean in averages))  # (class, mode, dtype)
     size = (3 + 5 * len(layouts), 2.2 + 0.3 * len(lines))
     figure, axes = plt.subplots(1, len(layouts), sharex=True, sharey=True, squeeze=False, figsize=size)
@@ -30,7 +31,7 @@ def plot(results: Results, path: Path) -> Path:
             layers = [(getattr(d, name), d.ours) for d in found if d.ours.layout == layout and getattr(d, name)]
             heights = [lines.index((row.klass, row.mode, row.dtype)) for _, row in layers]
             axis.plot([value for value, _ in layers], heights, mark, color=colour, alpha=0.3, markersize=4)
-            classes = [mean for mean in averages if mean.layout == layout]
+            classes = [mean for mean in averages if mean.setting.layout == layout]
             values, heights = [getattr(m, name) for m in classes], [lines.index(m.key[:3]) for m in classes]
             axis.plot(values, heights, mark, color=colour, markersize=8, label=f"{label} in this layout")
         axis.axvline(1, color="black", linewidth=1)

@@ -27,20 +27,20 @@ def markdown(results: Results, picture: str) -> str:
         f"| class | layers | {' | '.join(COLUMNS.values())} |",
         f"|---|---:|{'---:|' * len(COLUMNS)}",
     ]
-    averages = means(duels(results.rows))
-    found = {mean.key: mean for mean in averages}
+    found = {mean.key: mean for mean in means(duels(results.judged))}
 
     def line(title: str, klass: str, mode: str, value: str) -> str:
         cells = [found.get((klass, mode, *column)) for column in COLUMNS]
         count = max(mean.count for mean in cells if mean)
         return f"| {title} | {count} | {' | '.join(times(getattr(m, value)) if m else '-' for m in cells)} |"
 
-    classes = dict.fromkeys(mean.klass for mean in averages if mean.mode == "forward" and mean.klass != EVERYTHING)
+    classes = dict.fromkeys(klass for klass, mode, *_ in found if mode == "forward" and klass != EVERYTHING)
     lines += [line(klass, klass, "forward", "vs_eager") for klass in classes]
     lines.append(line("**all layers**", EVERYTHING, "forward", "vs_eager"))
     lines.append(line("all layers, over the best of all peers", EVERYTHING, "forward", "vs_best"))
-    if any(mean.mode == "backward" for mean in averages):
-        lines.append(line("all layers, backward", EVERYTHING, "backward", "vs_eager"))
+    for mode, title in (("backward", "backward"), ("step", "forward and backward together")):
+        if any(key[:2] == (EVERYTHING, mode) for key in found):
+            lines.append(line(f"all layers, {title}", EVERYTHING, mode, "vs_eager"))
     return "\n".join([*lines, "", f"![Times faster per class, for every layer and in the mean]({picture})"])
 
 

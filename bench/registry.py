@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from functools import partial
 
 from bench import peers, peers_cuda, peers_external
 from bench.operands import Problem
 from bench.peers import EAGER, OURS, Peer
+from bench.suites import MODES
 
 COMPILE = ("no", "default", "max-autotune")
 
 
-def _compile(name: str, wanted: bool, how: str, **options: object) -> Peer:
-    """torch.compile takes seconds per shape, so it takes part where asked."""
-    prepare = partial(peers.compiled, **options)
-    return Peer(name, prepare, lambda problem: None if wanted else f"slow to prepare: ask with --compile {how}")
-
-
-def contestants(compile_: str) -> list[Peer]:
-    """This package first, then eager, then every other peer."""
+def contestants(compile_: str, compile_modes: Collection[str], threads: int) -> list[Peer]:
+    """This package first, then eager, then every other peer. torch.compile takes seconds per shape, so it takes part
+    where asked: in `compile_modes` and, of several numbers of threads, with `threads`."""
     wanted = COMPILE.index(compile_)
+
+    def compiled(name: str, level: int, **options: object) -> Peer:
+        def missing(problem: Problem) -> str | None:
+            if wanted < level:
+                return f"slow to prepare: ask with --compile {COMPILE[level]}"
+            if problem.mode not in compile_modes:
+                return f"slow to prepare: ask with --compile-mode {problem.mode}"
+            return f"slow to prepare: only with {threads} threads" if problem.threads != threads else None
+
+        return Peer(name, partial(peers.compiled, **options), missing)
+
     return [
         Peer(OURS, peers.ours),
         Peer(EAGER, peers.eager),
@@ -30,18 +38,18 @@ def contestants(compile_: str) -> list[Peer]:
         Peer("mkldnn prepacked", partial(peers.mkldnn, prepacked=True), peers.mkldnn_missing, devices=("cpu",)),
         Peer("cudnn_convolution_relu", peers_cuda.cudnn_relu, peers.inference_only, devices=("cuda",)),
         Peer("_addmm_activation", peers_cuda.addmm_relu, peers_cuda.addmm_missing, ("nhwc",), ("cuda",)),
-        _compile("torch.compile", wanted >= 1, "default"),
-        _compile("torch.compile max-autotune", wanted >= 2, "max-autotune", mode="max-autotune-no-cudagraphs"),
-        Peer("ONNX Runtime", peers_external.onnxruntime, peers_external.onnxruntime_missing, ("nchw",), ("cpu",)),
-        Peer("OpenVINO", peers_external.openvino, peers_external.openvino_missing, devices=("cpu",)),
+        compiled("torch.compile", 1),
+        compiled("torch.compile max-autotune", 2, mode="max-autotune-no-cudagraphs"),
+        Peer("ONNX Runtime", peers_external.onnxruntime, peers_external.onnxruntime_missing, ("nchw",), ("cpu",), 50.0),
+        Peer("OpenVINO", peers_external.openvino, peers_external.openvino_missing, devices=("cpu",), spin_ms=2.0),
     ]
 
 
 class Roster:
     """Sorts contestants into those that run a problem and those that do not, and remembers why."""
 
-    def __init__(self, compile_: str = "no") -> None:
-        self.peers = contestants(compile_)
+    def __init__(self, compile_: str = "no", compile_modes: Collection[str] = MODES, threads: int = 0) -> None:
+        self.peers = contestants(compile_, compile_modes, threads)
         self.absent: Counter[tuple[str, str]] = Counter()
 
     def present(self, problem: Problem) -> list[Peer]:

@@ -9,7 +9,16 @@ from rich.table import Table
 
 from bench.goals import Verdict
 from bench.results import Results, Row
+from bench.suites import MODES
 from bench.summary import EVERYTHING, Change, Duel, duels, means
+
+FOOTNOTES = """
+Peak memory: of one call, added up over the class, by PyTorch's allocator; buffers that libraries keep for themselves
+(MKL's, and this package's panel per thread) are not in it, nor what runtimes with an allocator of their own take.
+ONNX Runtime and OpenVINO write into outputs bound beforehand. All others, this package too, allocate y in every call as
+their users do, which costs most above 32 MB, where glibc asks the system for new pages each time. ONNX Runtime has no
+channels_last convolution. Both are timed once OpenMP's idle threads sleep, and all others once theirs do.
+""".strip()
 
 
 def times(value: float | None) -> str:
@@ -44,7 +53,7 @@ def _table(title: str, words: list[str], numbers: list[str]) -> Table:
 def _problem_cells(duel: Duel) -> list[str]:
     ours, best = duel.ours, duel.best
     return [
-        ours.layer, f"{ours.mode} {ours.dtype} {ours.layout}" + (" cold" if ours.cache == "cold" else ""),
+        ours.layer, str(ours.setting),
         best.name if best else "-", time(ours.median_us), f"{ours.spread:.0%}", f"{ours.gflops:.0f}",
         f"{percent(duel.of_floor)} {ours.bound[0]}", ratio(duel.vs_eager), ratio(duel.vs_best),
     ]  # fmt: skip
@@ -65,13 +74,15 @@ def print_means(console: Console, found: list[Duel]) -> None:
     table = _table(
         "Geometric means by class (eager: nn.Conv2d + ReLU in the same layout; best: the fastest peer in that layout)",
         ["class", "what"],
-        ["problems", "vs eager", "vs best", "worst vs best", "of floor"],
+        ["problems", "vs eager", "vs best", "worst vs best", "of floor", "peak MB", "eager's"],
     )
-    for mean in sorted(means(found), key=lambda m: (m.klass == EVERYTHING, m.mode != "forward", m.mode)):
+    for mean in sorted(means(found), key=lambda m: (m.klass == EVERYTHING, MODES.index(m.setting.mode))):
         cells = [ratio(mean.vs_eager), ratio(mean.vs_best), ratio(mean.worst), percent(mean.of_floor)]
-        what = f"{mean.mode} {mean.dtype} {mean.layout}"
-        table.add_row(mean.klass, what, str(mean.count), *cells, style="bold" if mean.klass == EVERYTHING else None)
+        cells += [f"{peak / 1e6:.2f}" if peak else "-" for peak in (mean.peak_bytes, mean.eager_peak_bytes)]
+        style = "bold" if mean.klass == EVERYTHING else None
+        table.add_row(mean.klass, str(mean.setting), str(mean.count), *cells, style=style)
     console.print(table)
+    console.print(FOOTNOTES, style="dim", highlight=False)
 
 
 def print_host(console: Console, rows: list[Row]) -> None:
@@ -81,17 +92,6 @@ def print_host(console: Console, rows: list[Row]) -> None:
     table = _table("Host time of a tiny call (8->8 channels, 4x4)", ["who", "called as", "what"], ["time", "spread"])
     for row in host:
         table.add_row(row.name, row.layer, f"{row.mode} {row.dtype}", time(row.median_us), f"{row.spread:.0%}")
-    console.print(table)
-
-
-def print_memory(console: Console, rows: list[Row]) -> None:
-    steps = [row for row in rows if row.mode == "step"]
-    if not steps:
-        return
-    table = _table("Peak memory of a training step (PyTorch's allocator)", ["layer", "what", "who"], ["MB", "time"])
-    for row in steps:
-        cells = (row.name, f"{row.peak_bytes / 1e6:.2f}", time(row.median_us))
-        table.add_row(row.layer, f"{row.dtype} {row.layout}", *cells)
     console.print(table)
 
 
@@ -105,20 +105,44 @@ def print_facts(console: Console, results: Results) -> None:
 def print_results(console: Console, results: Results) -> None:
     found = duels(results.rows)
     print_problems(console, found)
-    print_memory(console, results.rows)
     print_host(console, results.rows)
     print_means(console, found)
     print_facts(console, results)
 
 
+_COLOURS = {"met": "green", "missed": "red", "not measured": "dim"}
+
+
+def _verdict_cell(verdict: Verdict) -> str:
+    got = "-" if math.isnan(verdict.got) else f"{verdict.got:.2f}"
+    return f"[{_COLOURS[verdict.word]}]{got}[/] ({'<=' if verdict.at_most else '>='} {verdict.goal:g})"
+
+
 def print_goals(console: Console, verdicts: list[Verdict]) -> None:
-    table = _table("Goals (ratio to the best peer of the same layout)", ["goal"], ["wanted", "got", "verdict"])
-    colours = {"met": "green", "missed": "red", "not measured": "dim"}
-    for verdict in verdicts:
-        wanted = f"{'<=' if verdict.at_most else '>='} {verdict.goal:g}"
-        got = "-" if math.isnan(verdict.got) else f"{verdict.got:.2f}"
-        table.add_row(verdict.what, wanted, got, f"[{colours[verdict.word]}]{verdict.word}[/]")
+    """A line per goal, a column per dtype and layout; a goal is missed if it is in one of them."""
+    columns = list(dict.fromkeys((verdict.dtype, verdict.layout) for verdict in verdicts))
+    title = "Goals (ratio to the best peer of the same layout, all threads): got (wanted)"
+    table = _table(title, ["goal"], [*map(" ".join, columns), "verdict"])
+    for what in dict.fromkeys(verdict.what for verdict in verdicts):
+        members = {(verdict.dtype, verdict.layout): verdict for verdict in verdicts if verdict.what == what}
+        words = {verdict.word for verdict in members.values()}
+        word = next(word for word in ("missed", "not measured", "met") if word in words)
+        cells = [_verdict_cell(members[column]) if column in members else "" for column in columns]
+        table.add_row(what, *cells, f"[{_COLOURS[word]}]{word}[/]")
     console.print(table)
+
+
+def print_behind(console: Console, behind: list[Duel]) -> None:
+    table = _table(
+        "Rows under the goal for single rows (the best peer beside this package)",
+        ["layer", "what", "best peer"],
+        ["time", "its time", "vs best"],
+    )
+    for duel in behind:
+        ours, best = duel.ours, duel.best
+        cells = [time(ours.median_us), time(best.median_us), ratio(duel.vs_best)]
+        table.add_row(ours.layer, str(ours.setting), best.name, *cells)
+    console.print(table if behind else "No row is under the goal for single rows.")
 
 
 def print_changes(console: Console, changes: list[Change], tolerance: float) -> None:
@@ -128,6 +152,7 @@ def print_changes(console: Console, changes: list[Change], tolerance: float) -> 
         ["before", "now", "change"],
     )
     for change in changes:
-        klass, *what = change.key
-        table.add_row(klass, " ".join(what), f"{change.before:.2f}x", f"{change.now:.2f}x", f"{change.ratio - 1:+.1%}")
+        table.add_row(
+            change.klass, str(change.setting), f"{change.before:.2f}x", f"{change.now:.2f}x", f"{change.ratio - 1:+.1%}"
+        )
     console.print(table)

@@ -12,10 +12,31 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from pointwise_ext.explain import cpu_kernels
+
 PEER_PACKAGES = ("torch", "numpy", "onnxruntime", "openvino")
+
+
+def threads_word(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+class Setting(NamedTuple):
+    """What a class is measured in. `threads` 0: of a GPU, where they do not matter."""
+
+    mode: str
+    dtype: str
+    layout: str
+    threads: int
+    cache: str
+
+    def __str__(self) -> str:
+        words = [*self[:3], threads_word(self.threads) if self.threads else "", "cold" if self.cache == "cold" else ""]
+        return " ".join(filter(None, words))
 
 
 @dataclass(frozen=True)
@@ -37,12 +58,17 @@ class Row:
     bound: str  # what the floor is made of: "compute" or "memory"; "host" rows have no floor
     cache: str = "warm"  # buffers "warm" in the caches, or "cold": rotated past them
     timer: str = "cpu"
-    peak_bytes: int = 0  # of a training step
+    peak_bytes: int = 0  # of one call, in PyTorch's allocator; 0 where a runtime has its own
+    threads: int = 0
 
     @property
-    def problem(self) -> tuple[str, ...]:
+    def setting(self) -> Setting:
+        return Setting(self.mode, self.dtype, self.layout, self.threads, self.cache)
+
+    @property
+    def problem(self) -> tuple[str, Setting]:
         """What is computed; rows that share it are comparable."""
-        return (self.layer, self.mode, self.dtype, self.layout, self.cache)
+        return (self.layer, self.setting)
 
     @property
     def spread(self) -> float:
@@ -56,11 +82,20 @@ class Results:
     rows: list[Row]
     absent: list[str] = field(default_factory=list)  # "peer: reason (problems it concerns)"
 
+    @property
+    def judged(self) -> list[Row]:
+        """The rows that goals, plot and README are about: those with the most threads."""
+        most = max((row.threads for row in self.rows), default=0)
+        return [row for row in self.rows if row.threads == most]
+
     def save(self, stem: Path) -> list[Path]:
         """Writes `stem`.json (everything) and `stem`.csv (the rows, below the facts as comments)."""
         stem.parent.mkdir(parents=True, exist_ok=True)
         as_json, as_csv = (stem.with_name(stem.name + suffix) for suffix in (".json", ".csv"))
-        as_json.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        facts = asdict(self)
+        rows = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in facts.pop("rows")]
+        head = json.dumps({**facts, "rows": []}, indent=1).removesuffix("[]\n}")
+        as_json.write_text(head + "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n}\n")  # a row a line
         with as_csv.open("w", newline="") as file:
             for key, value in {**self.environment, **self.ceilings}.items():
                 file.write(f"# {key}: {value}\n")
@@ -68,13 +103,16 @@ class Results:
                 file.write(f"# absent: {line}\n")
             writer = csv.DictWriter(file, [f.name for f in fields(Row)])
             writer.writeheader()
-            writer.writerows(asdict(row) for row in self.rows)
+            writer.writerows(rows)
         return [as_json, as_csv]
 
     @classmethod
     def load(cls, path: Path) -> Results:
+        """Also of runs from before rows had threads."""
         data = json.loads(path.read_text())
-        return cls(data["environment"], data["ceilings"], [Row(**row) for row in data["rows"]], data["absent"])
+        facts = data["environment"]
+        default = {"threads": int(facts["threads"]) if facts["device"] == "cpu" else 0}
+        return cls(facts, data["ceilings"], [Row(**{**default, **row}) for row in data["rows"]], data["absent"])
 
 
 def geomean(values: Iterable[float]) -> float:
@@ -113,6 +151,7 @@ def environment(device: str, label: str, contestant: str) -> dict[str, str]:
         "measured": contestant,
         "device": device,
         "CPU": f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "kernels": next((name for name, _ in cpu_kernels()), "none"),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from bench.operands import DTYPES, Problem
+from bench.results import threads_word
 
 # Working sets (bytes read plus written) for which a copy is timed: a tensor that fits a cache is not bound by DRAM.
 _CPU_WORKING_SETS = (1 << 20, 8 << 20, 64 << 20, 512 << 20)
@@ -36,20 +37,21 @@ def _best_seconds(run: Callable[[], object], device: str, at_least: float = 0.1)
 
 
 @cache
-def peak_flops(dtype: str, device: str) -> float:
+def peak_flops(dtype: str, device: str, threads: int = 0) -> float:
     """FLOP/s of a large square matrix product on random data, for the multiply-add peak (fp32 on CUDA: as set).
 
-    A CPU without instructions for fp16 or bf16 computes them in fp32, so their ceiling is never below that.
+    A CPU without instructions for fp16 or bf16 computes them in fp32, so their ceiling is never below that. `threads`
+    is what PyTorch is set to, and tells the measurements apart.
     """
     size = 1024 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)
     peak = 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device)
-    return peak if dtype == "fp32" else max(peak, peak_flops("fp32", device))
+    return peak if dtype == "fp32" else max(peak, peak_flops("fp32", device, threads))
 
 
 @cache
-def copy_bandwidths(device: str) -> tuple[tuple[int, float], ...]:
+def copy_bandwidths(device: str, threads: int = 0) -> tuple[tuple[int, float], ...]:
     """(working set, bytes read plus written per second) of Tensor.copy_, ascending."""
     measured = []
     for working_set in _CPU_WORKING_SETS if device == "cpu" else _CUDA_WORKING_SETS:
@@ -59,9 +61,10 @@ def copy_bandwidths(device: str) -> tuple[tuple[int, float], ...]:
     return tuple(measured)
 
 
-def bandwidth(moved: int, device: str) -> float:
-    """The copy bandwidth of the smallest working set timed that holds `moved` bytes."""
-    table = copy_bandwidths(device)
+def bandwidth(problem: Problem) -> float:
+    """The copy bandwidth of the smallest working set timed that holds what moves; cold, that of the largest."""
+    table = copy_bandwidths(problem.device, problem.threads)
+    moved = table[-1][0] if problem.cold else problem.bytes
     return next((rate for working_set, rate in table if moved <= working_set), table[-1][1])
 
 
@@ -74,14 +77,20 @@ class Floor:
 
 
 def floor(problem: Problem) -> Floor:
-    arithmetic = problem.flops / peak_flops(problem.dtype, problem.device) * 1e6
-    traffic = problem.bytes / bandwidth(problem.bytes, problem.device) * 1e6
+    arithmetic = problem.flops / peak_flops(problem.dtype, problem.device, problem.threads) * 1e6
+    traffic = problem.bytes / bandwidth(problem) * 1e6
     return Floor(max(arithmetic, traffic), "compute" if arithmetic >= traffic else "memory")
 
 
-def ceilings(device: str, dtypes: list[str]) -> dict[str, float]:
-    """The measured ceilings, for the record: GFLOP/s per dtype, GB/s per working set."""
-    result = {f"{dtype} GFLOP/s": round(peak_flops(dtype, device) / 1e9, 1) for dtype in dtypes}
-    for working_set, rate in copy_bandwidths(device):
-        result[f"copy GB/s, {working_set >> 20} MB"] = round(rate / 1e9, 1)
+def ceilings(device: str, dtypes: list[str], threads: list[int]) -> dict[str, float]:
+    """The measured ceilings, for the record: GFLOP/s per dtype, GB/s per working set, with each number of threads."""
+    result = {}
+    for count in threads:
+        if count:
+            torch.set_num_threads(count)
+        mark = f", {threads_word(count)}" if count else ""
+        for dtype in dtypes:
+            result[f"{dtype} GFLOP/s{mark}"] = round(peak_flops(dtype, device, count) / 1e9, 1)
+        for working_set, rate in copy_bandwidths(device, count):
+            result[f"copy GB/s, {working_set >> 20} MB{mark}"] = round(rate / 1e9, 1)
     return result

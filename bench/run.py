@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import cycle
 
 import torch
 from torch import Tensor
 
 from bench import measure
+from bench.cold import image_sets, keeping
 from bench.measure import Effort, Run, Sample, Timing
 from bench.operands import Operands, Problem, disagreement, expected, gradients, make_operands
 from bench.peers import Call, Peer
@@ -18,14 +18,16 @@ from bench.roofline import floor
 from bench.suites import select
 
 
-def problems(suites: list[str], modes: list[str], dtypes: list[str], layouts: list[str], device: str, quick: bool):
-    """Every problem asked for; `quick` does backward and step in fp32 only."""
+def problems(
+    suites: list[str], modes: list[str], dtypes: list[str], layouts: list[str], quick: bool = False, **where: object
+) -> list[Problem]:
+    """Every problem asked for, a layer's dtypes beside each other; `quick` does backward and step in fp32 only."""
     return [
-        Problem(layer, mode, dtype, layout, device)
+        Problem(layer, mode, dtype, layout, **where)
         for mode in modes
+        for layer in select(suites, mode, quick)
         for dtype in dtypes
         if not (quick and mode != "forward" and dtype != dtypes[0])
-        for layer in select(suites, mode, quick)
         for layout in layouts
     ]
 
@@ -46,11 +48,9 @@ def timed(call: Call, operands: Operands) -> Run:
         for index in range(sets):
             operands.use(index)
             saved[index] = call()
-    turns = cycle(range(sets))
 
     def run() -> object:
-        index = next(turns)
-        operands.use(index)
+        index = operands.advance()
         if mode == "backward":
             return gradients(saved[index], operands, retain_graph=True)
         return call() if mode == "forward" else gradients(call(), operands)
@@ -59,10 +59,10 @@ def timed(call: Call, operands: Operands) -> Run:
 
 
 class Bench:
-    """Times problems with one effort on one roster. `cold` rotates a GPU's buffers past its cache."""
+    """Times problems with one effort on one roster."""
 
-    def __init__(self, effort: Effort, roster: Roster, cold: bool = False) -> None:
-        self.effort, self.roster, self.cold = effort, roster, cold
+    def __init__(self, effort: Effort, roster: Roster) -> None:
+        self.effort, self.roster = effort, roster
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
     def _prepare(self, peer: Peer, operands: Operands, want: list[Tensor]) -> Call | None:
@@ -77,9 +77,11 @@ class Bench:
         self.roster.drop(peer, problem)
         return None
 
-    def _sample(self, call: Call, operands: Operands) -> tuple[Sample, str]:
+    def _sample(self, peer: Peer, call: Call, operands: Operands) -> tuple[Sample, str]:
         if operands.problem.device == "cpu":
-            return measure.cpu_sample(timed(call, operands), self.effort), "cpu"
+            sample = measure.cpu_sample(keeping(timed(call, operands), len(operands.images)), self.effort)
+            undisturbed = not peer.spin_ms or operands.problem.threads == 1
+            return sample if undisturbed else measure.settled(sample, peer.spin_ms), "cpu"
         from bench.measure_cuda import cuda_sample
 
         with torch.cuda.stream(self.stream):  # a backward pass runs where its forward pass ran
@@ -87,31 +89,27 @@ class Bench:
         return cuda_sample(run, len(operands.images), self.effort, self.stream)
 
     def run(self, problem: Problem) -> list[Row]:
-        sets = 1
-        if problem.device == "cuda" and self.cold:
-            from bench.measure_cuda import rotation
-
-            sets = rotation(problem.bytes)
-        operands = make_operands(problem, sets)
+        if problem.threads:
+            torch.set_num_threads(problem.threads)
+        operands = make_operands(problem, image_sets(problem))
         want = expected(operands)
         with torch.inference_mode(problem.mode == "forward"):
-            calls = {peer.name: self._prepare(peer, operands, want) for peer in self.roster.present(problem)}
-            ready = {name: call for name, call in calls.items() if call is not None}
-            samples = {name: self._sample(call, operands) for name, call in ready.items()}
+            calls = {peer: self._prepare(peer, operands, want) for peer in self.roster.present(problem)}
+            ready = {peer: call for peer, call in calls.items() if call is not None}
+            samples = {peer.name: self._sample(peer, call, operands) for peer, call in ready.items()}
             timings = measure.interleave({name: sample for name, (sample, _) in samples.items()}, self.effort)
+            operands.images = operands.images[:1]  # one call shows the peak, whichever images it sees
             peaks = {
-                name: measure.peak_memory(timed(call, operands), problem.device) if problem.mode == "step" else 0
-                for name, call in ready.items()
+                peer.name: measure.peak_memory(timed(call, operands), problem.device) for peer, call in ready.items()
             }
-        cache = "cold" if sets > 1 else "warm"
-        return [self._row(problem, name, timings[name], cache, samples[name][1], peaks[name]) for name in ready]
+        return [self._row(problem, name, timings[name], samples[name][1], peaks[name]) for name in samples]
 
-    def _row(self, problem: Problem, name: str, timing: Timing, cache: str, timer: str, peak: int) -> Row:
+    def _row(self, problem: Problem, name: str, timing: Timing, timer: str, peak: int) -> Row:
         layer, least = problem.layer, floor(problem)
         return Row(
             layer.suite, layer.klass, layer.name, problem.mode, problem.dtype, problem.layout, name,
             timing.median, timing.low, timing.high, problem.flops / timing.median / 1e3,
-            least.microseconds, least.bound, cache, timer, peak,
+            least.microseconds, least.bound, "cold" if problem.cold else "warm", timer, peak, problem.threads,
         )  # fmt: skip
 
 

@@ -29,6 +29,11 @@ class Layer:
         return (self.size - 1) // self.stride + 1
 
     @property
+    def outputs(self) -> int:
+        """Elements of y."""
+        return self.batch * self.out_size**2 * self.out_channels
+
+    @property
     def name(self) -> str:
         extra = (f" /{self.stride}" if self.stride > 1 else "") + (" +residual" if self.residual else "")
         channels = "+".join(map(str, self.channels))
@@ -48,17 +53,16 @@ class Layer:
 
     def flops(self, mode: str) -> int:
         """A multiply and an add per weight and output pixel; backward is two such, dX = W^T dZ and dW = dZ X^T."""
-        product = 2 * self.batch * self.out_size**2 * self.in_channels * self.out_channels
+        product = 2 * self.outputs * self.in_channels
         return product * {"forward": 1, "backward": 2, "step": 3}[mode]
 
-    def elements(self, mode: str) -> int:
+    def elements(self, mode: str, weights: bool = True) -> int:
         """Least elements moved. Forward reads x, w, b, the residual and writes y; backward reads x, w, y, dY and writes
         dX, dW, db and the residual's gradient. Of a strided input only the pixels that are used count."""
         pixels = self.batch * self.out_size**2
-        operands = pixels * self.in_channels + self.out_channels * (self.in_channels + 1)
-        outputs = pixels * self.out_channels
-        forward = operands + outputs * (1 + self.residual)
-        backward = 2 * operands + outputs * (2 + self.residual)
+        operands = pixels * self.in_channels + self.out_channels * (self.in_channels + 1) * weights
+        forward = operands + self.outputs * (1 + self.residual)
+        backward = 2 * operands + self.outputs * (2 + self.residual)
         return {"forward": forward, "backward": backward, "step": forward + backward}[mode]
 
 

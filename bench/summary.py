@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.peers import EAGER
-from bench.results import Row, geomean
+from bench.results import Row, Setting, geomean
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def is_ours(row: Row) -> bool:
 
 
 def duels(rows: Iterable[Row]) -> list[Duel]:
-    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, Setting], list[Row]] = defaultdict(list)
     for row in rows:
         if row.suite != "host":
             groups[row.problem].append(row)
@@ -54,50 +54,52 @@ def duels(rows: Iterable[Row]) -> list[Duel]:
 
 @dataclass(frozen=True)
 class Mean:
-    """Geometric means of one class in one mode, dtype and layout."""
+    """Geometric means of one class in one setting."""
 
     klass: str
-    mode: str
-    dtype: str
-    layout: str
+    setting: Setting
     count: int
     vs_eager: float
     vs_best: float
     worst: float  # the smallest vs_best
     of_floor: float
+    peak_bytes: int  # of a call of this package, added up over the layers
+    eager_peak_bytes: int
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
-        return (self.klass, self.mode, self.dtype, self.layout)
+    def key(self) -> tuple[str, ...]:
+        """Of one thread count: what goals and tables are about."""
+        return (self.klass, *self.setting[:3])
 
 
 EVERYTHING = "all"
 
 
-def _mean(key: tuple[str, str, str, str], members: list[Duel]) -> Mean:
+def _mean(klass: str, setting: Setting, members: list[Duel]) -> Mean:
     eager = [d.vs_eager for d in members if d.vs_eager]
     best = [d.vs_best for d in members if d.vs_best]
     floors = geomean(d.of_floor for d in members if d.of_floor)
-    return Mean(*key, len(members), geomean(eager), geomean(best), min(best, default=float("nan")), floors)
+    peaks = (sum(d.ours.peak_bytes for d in members), sum(d.eager.peak_bytes for d in members if d.eager))
+    worst = min(best, default=float("nan"))
+    return Mean(klass, setting, len(members), geomean(eager), geomean(best), worst, floors, *peaks)
 
 
 def means(found: list[Duel]) -> list[Mean]:
-    """Per class, and over all classes (named EVERYTHING) per mode, dtype and layout."""
-    groups: dict[tuple[str, str, str, str], list[Duel]] = defaultdict(list)
+    """Per class, and over all classes (named EVERYTHING), in each setting."""
+    groups: dict[tuple[str, Setting], list[Duel]] = defaultdict(list)
     for duel in found:
-        row = duel.ours
-        groups[row.klass, row.mode, row.dtype, row.layout].append(duel)
+        groups[duel.ours.klass, duel.ours.setting].append(duel)
     for duel in found:
-        row = duel.ours
-        groups[EVERYTHING, row.mode, row.dtype, row.layout].append(duel)
-    return [_mean(key, members) for key, members in groups.items()]
+        groups[EVERYTHING, duel.ours.setting].append(duel)
+    return [_mean(*key, members) for key, members in groups.items()]
 
 
 @dataclass(frozen=True)
 class Change:
     """One class now and in an earlier run, by its ratio to nn.Conv2d + ReLU, which cancels the machine's mood."""
 
-    key: tuple[str, str, str, str]
+    klass: str
+    setting: Setting
     before: float
     now: float
 
@@ -110,11 +112,11 @@ def changes(now: Iterable[Row], before: Iterable[Row]) -> list[Change]:
     """Class by class, on the problems both runs have."""
     old = {duel.ours.problem: duel for duel in duels(before)}
     new = [duel for duel in duels(now) if duel.ours.problem in old]
-    earlier = {mean.key: mean for mean in means([old[duel.ours.problem] for duel in new])}
+    earlier = means([old[duel.ours.problem] for duel in new])  # in the order of means(new)
     return [
-        Change(mean.key, earlier[mean.key].vs_eager, mean.vs_eager)
-        for mean in means(new)
-        if mean.vs_eager == mean.vs_eager and earlier[mean.key].vs_eager == earlier[mean.key].vs_eager  # not nan
+        Change(mean.klass, mean.setting, was.vs_eager, mean.vs_eager)
+        for was, mean in zip(earlier, means(new), strict=True)
+        if was.vs_eager == was.vs_eager and mean.vs_eager == mean.vs_eager  # not nan
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,15 @@ import pytest
 import torch
 
 from bench.__main__ import main
-from bench.goals import verdicts
-from bench.measure import Effort
-from bench.operands import Problem
+from bench.cold import image_sets, keeping, last_level_cache
+from bench.goals import behind, verdicts
+from bench.measure import Effort, peak_memory
+from bench.operands import Problem, make_operands
 from bench.peers import EAGER, OURS, Peer, eager, ours
 from bench.readme import BEGIN, END, update
 from bench.registry import Roster
 from bench.results import Results, Row
-from bench.run import Bench
+from bench.run import Bench, timed
 from bench.suites import LAYERS
 from bench.summary import changes, duels, means, regressions
 
@@ -26,9 +28,12 @@ TINY = ["layers", "--suite", "tiny", "--rounds", "1", "--sample-ms", "0.1"]
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run over the smallest suite, stored."""
-    folder = tmp_path_factory.mktemp("results")
-    assert main([*TINY, "--output", str(folder), "--label", "test", "--goals"]) == 0
+    """A real run over the smallest suite with 1 and 2 threads, stored."""
+    folder, before = tmp_path_factory.mktemp("results"), torch.get_num_threads()
+    try:
+        assert main([*TINY, "--threads", "1,2", "--output", str(folder), "--label", "test", "--goals"]) == 0
+    finally:
+        torch.set_num_threads(before)
     (path,) = folder.glob("test.*.json")
     return path
 
@@ -41,10 +46,17 @@ def row(name: str, microseconds: float, klass: str = "28x28, batch 1", layer: st
                floor_us=1.0, bound="memory", **fields)  # fmt: skip
 
 
+def results_of(*rows: Row, **facts: str) -> Results:
+    return Results({"device": "cpu", "threads": "1", **facts}, {}, list(rows))
+
+
 def test_a_run_leaves_json_csv_and_picture(stored: Path) -> None:
     results = Results.load(stored)
     assert {OURS, EAGER} <= {r.name for r in results.rows}
     assert all(r.median_us > 0 for r in results.rows)
+    assert {r.threads for r in results.rows} == {1, 2}
+    assert {r.threads for r in results.judged} == {2}
+    assert {r.cache for r in results.rows} == {"warm"}
     assert {"date", "CPU", "torch", "threads"} <= set(results.environment)
     assert f"# torch: {torch.__version__}" in stored.with_suffix(".csv").read_text()
     assert stored.with_suffix(".png").read_bytes()[1:4] == b"PNG"
@@ -56,12 +68,70 @@ def test_training_modes(mode: str, tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.json")
     rows = [r for r in Results.load(path).rows if r.suite != "host"]
     assert {r.mode for r in rows} == {mode}
-    assert (min(r.peak_bytes for r in rows) > 0) == (mode == "step")
+    assert min(r.peak_bytes for r in rows) > 0
 
 
-def test_half_precision(tmp_path: Path) -> None:
-    assert main([*TINY, "--dtype", "fp16", "--layout", "nhwc", "--output", str(tmp_path)]) == 0
-    assert list(tmp_path.glob("*.csv"))
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_cold_and_half_precision(dtype: str, tmp_path: Path) -> None:
+    arguments = [
+        "--cold",
+        "--mode",
+        "forward,backward",
+        "--dtype",
+        dtype,
+        "--layout",
+        "nhwc",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main([*TINY, *arguments]) == 0
+    (path,) = tmp_path.glob("*.json")
+    rows = [r for r in Results.load(path).rows if r.suite != "host"]
+    assert {(r.mode, r.dtype, r.cache) for r in rows} == {("forward", dtype, "cold"), ("backward", dtype, "cold")}
+
+
+def test_cold_calls_rotate_through_images_past_the_cache() -> None:
+    layer = next(x for x in LAYERS.values() if x.klass == "28x28, batch 1")
+    problem = Problem(layer, "forward", "fp32", "nchw", cold=True)
+    assert image_sets(problem) * problem.image_bytes > 3 * last_level_cache("cpu")
+    operands = make_operands(problem, sets=3)
+    run = timed(lambda: operands.input, operands)
+    seen = [run() for _ in range(4)]
+    assert seen[0] is seen[3]
+    assert len({id(x) for x in seen}) == 3
+
+
+def test_cold_calls_find_no_memory_that_was_just_freed() -> None:
+    results = [torch.zeros(8) for _ in range(3)]
+    alive = [weakref.ref(result) for result in reversed(results)]
+    keep = keeping(results.pop, sets=2)
+    states = []
+    for _ in range(3):
+        keep()
+        states.append([result() is not None for result in alive])
+    assert states == [[True, True, True], [True, True, True], [False, True, True]]
+
+
+def test_the_last_level_caches_of_all_sockets_count(tmp_path: Path) -> None:
+    for cpu, index, level, size, shared in [
+        (0, 0, "1", "32K", "0"), (0, 3, "3", "16384K", "0-1"), (1, 3, "3", "16384K", "0-1"), (2, 3, "3", "16M", "2"),
+    ]:  # fmt: skip
+        folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, value in (("level", level), ("size", size), ("shared_cpu_list", shared)):
+            (folder / name).write_text(value + "\n")
+    assert last_level_cache("cpu", tmp_path) == 32 << 20
+    assert last_level_cache("cpu", tmp_path / "none") > 0
+
+
+def test_peak_memory_is_of_everything_alive_at_once() -> None:
+    def run() -> torch.Tensor:
+        first = torch.empty(1000)
+        second = first + first
+        del first
+        return second + second
+
+    assert peak_memory(run, "cpu") == 8000
 
 
 def test_a_missing_peer_is_named_with_its_reason(stored: Path) -> None:
@@ -94,9 +164,34 @@ def test_ratios_and_geometric_means() -> None:
 @pytest.mark.parametrize(("ours_us", "word"), [(10.0, "met"), (50.0, "missed")])
 def test_goals(ours_us: float, word: str) -> None:
     rows = [row(OURS, ours_us), row(EAGER, 60.0)]
-    found = {v.what: v.word for v in verdicts(rows)}
-    assert found["28x28, batch 1, fp32 nchw"] == word
-    assert found["ResNet-50, batch 1, fp32 nchw"] == "not measured"
+    rows += [replace(r, mode="backward") for r in rows]
+    found = {(v.what, v.dtype, v.layout): v.word for v in verdicts(results_of(*rows))}
+    assert found["28x28, batch 1", "fp32", "nchw"] == word
+    assert found["backward, 28x28, batch 1", "fp32", "nchw"] == word
+    assert found["28x28, batch 1", "fp32", "nhwc"] == "not measured"
+    assert found["ResNet-50, batch 1", "fp32", "nchw"] == "not measured"
+
+
+def test_goals_are_judged_with_the_most_threads() -> None:
+    slow = [row(OURS, 100.0, threads=1), row(EAGER, 60.0, threads=1)]
+    rows = results_of(*slow, row(OURS, 10.0, threads=2), row(EAGER, 60.0, threads=2))
+    assert next(v.got for v in verdicts(rows) if v.what == "28x28, batch 1") == pytest.approx(6.0)
+    assert behind(rows) == []
+    (duel,) = behind(results_of(*slow))
+    assert duel.best.name == EAGER
+
+
+@pytest.mark.parametrize(("peak", "word"), [(1.0, "met"), (2.0, "missed")])
+def test_a_copy_of_a_strided_input_misses_a_goal(peak: float, word: str) -> None:
+    layer = next(x for x in LAYERS.values() if x.stride == 2)
+    rows = results_of(row(OURS, 1.0, layer.klass, layer.name, peak_bytes=int(peak * 4 * layer.outputs)))
+    assert next(v.word for v in verdicts(rows) if "peak memory" in v.what) == word
+
+
+@pytest.mark.parametrize(("kernels", "word"), [("avx512", "met"), ("avx512_bf16", "not measured")])
+def test_fp16_is_compared_with_bf16_without_its_instructions(kernels: str, word: str) -> None:
+    rows = results_of(row(OURS, 11.0, dtype="bf16"), row(OURS, 10.0, dtype="fp16"), kernels=kernels)
+    assert next(v.word for v in verdicts(rows) if v.dtype == "fp16") == word
 
 
 @pytest.mark.parametrize(("microseconds", "behind"), [(10.0, 0), (10.5, 0), (20.0, 2)])
@@ -142,6 +237,7 @@ def test_readme_without_markers_is_refused(stored: Path, tmp_path: Path) -> None
     ("arguments", "words"),
     [
         (["--suite", "resnet51"], "known: "),
+        (["--threads", "1,many"], "expected numbers above 0"),
         (["--fail-if-regression"], "needs --compare"),
         (["--compare", "nowhere.json"], "there is no file"),
         (["--update-readme", __file__], "needs the line"),
@@ -153,5 +249,11 @@ def test_bad_arguments_are_refused_before_measuring(arguments, words, capsys: py
     assert words in capsys.readouterr().err
 
 
-def test_stored_json_is_plain(stored: Path) -> None:
-    assert json.loads(stored.read_text())["rows"][0]["median_us"] > 0
+def test_stored_json_is_plain_and_old_ones_load(stored: Path, tmp_path: Path) -> None:
+    data = json.loads(stored.read_text())
+    assert data["rows"][0]["median_us"] > 0
+    for old in data["rows"]:  # as runs were stored before rows had threads
+        del old["threads"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(data))
+    assert {r.threads for r in Results.load(path).rows} == {2}
