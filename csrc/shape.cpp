@@ -1,5 +1,9 @@
 #include "shape.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <ATen/ops/empty_strided.h>
 
 namespace pw {
@@ -132,6 +136,18 @@ bool is_channels_last(const at::Tensor& t, bool batched) {
   return least != strides[channel];  // one pixel of one channel: both formats are alike, take the contiguous one
 }
 
+// Memory of 32 MB and more is mapped anew on every allocation (malloc's largest threshold), and touching it for the
+// first time costs more than computing it: 17 against 7 ms for 38 MB with pages of 4 KB and 2 MB.
+static void ask_for_huge_pages(const at::Tensor& t) {
+#ifdef __linux__
+  constexpr uintptr_t kMapped = 32 << 20, kPage = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), end = begin + t.nbytes();
+  if (t.nbytes() < kMapped) return;
+  const uintptr_t first = (begin + kPage - 1) / kPage * kPage, last = end / kPage * kPage;
+  madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: where it is refused nothing changes
+#endif
+}
+
 at::Tensor empty_in_format_of(const at::Tensor& like, at::IntArrayRef sizes, bool batched) {
   const int channel = batched ? 1 : 0, rank = int(sizes.size());
   int64_t strides[5], next = 1;
@@ -143,7 +159,9 @@ at::Tensor empty_in_format_of(const at::Tensor& like, at::IntArrayRef sizes, boo
   } else {
     for (int d = rank - 1; d >= 0; --d) place(d, std::max<int64_t>(sizes[d], 1));
   }
-  return at::empty_strided(sizes, {strides, size_t(rank)}, like.options());
+  at::Tensor result = at::empty_strided(sizes, {strides, size_t(rank)}, like.options());
+  if (result.is_cpu()) ask_for_huge_pages(result);
+  return result;
 }
 
 }  // namespace pw

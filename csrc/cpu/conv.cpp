@@ -49,11 +49,15 @@ void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   if (gemms->m.count() == 0 || gemms->n.count() == 0) return;
   // A sum over more channels than can be packed in one piece is done like dW's, over chunks.
   const bool too_long = gemms->pixels != Pixels::on_k && total_k(*gemms) > kLongestInOnePiece;
-  std::vector<Gemm> long_sums;
-  if (too_long) {
-    long_sums.assign(gemms, gemms + count);
-    for (Gemm& g : long_sums) g.pixels = Pixels::on_k;
-    gemms = long_sums.data();
+  c10::SmallVector<Gemm, 1> changed;
+  if (too_long || packs_pixels(*gemms)) {
+    changed.append(gemms, gemms + count);
+    for (Gemm& g : changed)
+      if (too_long)
+        g.pixels = Pixels::on_k;
+      else
+        g = transposed(g);
+    gemms = changed.data();
   }
   const Gemm& g = gemms[0];
   const Kernels& set = kernels();

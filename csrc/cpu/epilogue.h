@@ -22,35 +22,71 @@ struct Block {
   void seek_rows(int64_t begin, int count) {
     if (data) first = data + column.start + row.seek(begin, count);
   }
+  // Whether `count` rows start at multiples of a cache line.
+  bool on_lines(int count) const {
+    uintptr_t bits = reinterpret_cast<uintptr_t>(first);
+    for (int r = 0; r < count; ++r) bits |= uintptr_t(row[r]) * sizeof(T);
+    return bits % 64 == 0;
+  }
   bool unit() const { return !data || column.unit; }
+  // Whether the rows are consecutive elements, as in channels_last seen from the other side.
+  bool upright() const { return !data || row.unit(); }
+
   PW_INLINE Vec<acc_t<T>> read(int r, int c, int n) const {
     if (column.unit) return load(first + row[r] + c, n);
     T lanes[Vec<acc_t<T>>::size];
     for (int i = 0; i < n; ++i) lanes[i] = first[row[r] + column.table[c + i]];
     return load<T>(lanes, n);
   }
+  template <class D>
   PW_INLINE void write(int r, int c, Vec<acc_t<T>> v, int n) const {
-    if (column.unit) return store(first + row[r] + c, v, n);
+    if (column.unit) return round_store<D>(first + row[r] + c, v, n);
     T lanes[Vec<acc_t<T>>::size];
-    store<T>(lanes, v, n);
+    round_store<D>(lanes, v, n);
     for (int i = 0; i < n; ++i) first[row[r] + column.table[c + i]] = lanes[i];
   }
+  T* at_column(int c) const { return first + (column.unit ? c : column.table[c]); }
 };
 
-// y = activation(sums + residual), z = sums + residual
-template <class T>
-void finish(const acc_t<T>* sums, int64_t ld, int rows, int columns, const Block<T>& y, const Block<T>& z,
-            const Block<T>& residual, const Activation& activation) {
-  constexpr int L = Vec<acc_t<T>>::size;
-  for (int r = 0; r < rows; ++r)
-    for (int c = 0; c < columns; c += L) {
-      const int n = std::min(L, columns - c);
-      Vec<acc_t<T>> v = load(sums + r * ld + c, n);
-      if (residual.data) v = v + residual.read(r, c, n);
-      if (z.data) z.write(r, c, v, n);
-      y.write(r, c, activate(activation, v), n);
+// The result of a tile, finished in memory: y = activation(sums + residual), z = sums + residual.
+template <class T, class D>
+struct Finish {
+  using V = Vec<acc_t<T>>;
+  static constexpr int L = V::size;
+  const acc_t<T>* sums;  // rows of `ld`, readable to the end of the last column's vector
+  int64_t ld;
+  int rows;
+  const Block<T>&y, &z, &residual;
+  const Activation& activation;
+
+  // Columns [begin, end), row by row.
+  void run(int begin, int end) const {
+    for (int r = 0; r < rows; ++r)
+      for (int c = begin; c < end; c += L) {
+        const int n = std::min(L, end - c);
+        V v = load(sums + r * ld + c, n);
+        if (residual.data) v = v + residual.read(r, c, n);
+        if (z.data) z.template write<D>(r, c, v, n);
+        y.template write<D>(r, c, activate(activation, v), n);
+      }
+  }
+
+  // The same where rows are consecutive elements: at most L rows, in squares that are transposed.
+  void run_upright(int begin, int end) const {
+    for (int c = begin; c < end; c += L) {
+      V square[L];
+#pragma GCC unroll 16
+      for (int r = 0; r < L; ++r) square[r] = r < rows ? load(sums + r * ld + c, L) : V(0);
+      transpose(square);
+      for (int i = 0; i < std::min(L, end - c); ++i) {
+        V v = square[i];
+        if (residual.data) v = v + load(residual.at_column(c + i), rows);
+        if (z.data) round_store<D>(z.at_column(c + i), v, rows);
+        round_store<D>(y.at_column(c + i), activate(activation, v), rows);
+      }
     }
-}
+  }
+};
 
 // Whether the activation is a clamp to [low, high], which a tile applies in registers.
 template <class Acc>

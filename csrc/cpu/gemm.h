@@ -11,7 +11,8 @@ namespace pw::PW_ISA {
 using cpu::Plan;
 using cpu::Range;
 
-constexpr int kStrips = 16;  // pieces of k handed to one tile
+constexpr int kStrips = 16;                            // pieces of k handed to one tile
+constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // of a tile that is finished in memory: its columns and dots
 // Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
 // blocks its sums too.
 constexpr int64_t kLongestSum = 512;
@@ -84,10 +85,11 @@ class Runner {
       rest /= inner_parts;
       const int64_t outer_parts = pixels_on_n ? plan_.m_parts : plan_.n_parts, outer = rest % outer_parts;
       const int64_t k_part = rest / outer_parts;
-      const int64_t weights = unit / inner_parts;  // changes when the weights' part does
+      // What is packed of an operand serves until its part changes.
+      const int64_t weights = unit / inner_parts, pixels = unit / plan_.units * inner_parts + inner;
       if (weights != weights_) forget(pixels_on_n ? a_ready_ : b_ready_);
-      forget(pixels_on_n ? b_ready_ : a_ready_);
-      weights_ = weights;
+      if (pixels != pixels_) forget(pixels_on_n ? b_ready_ : a_ready_);
+      weights_ = weights, pixels_ = pixels;
       const Range blocks = cpu::part(cpu::ceil_div(plan_.m, plan_.rows), plan_.m_parts, pixels_on_n ? outer : inner);
       const Range panels = cpu::part(plan_.panels, plan_.n_parts, pixels_on_n ? inner : outer);
       if (g.pixels == Pixels::on_k)
@@ -95,13 +97,14 @@ class Runner {
       else
         forward(g, blocks, panels);
     }
-    a_scratch().trim(), b_scratch().trim();
+    if (plan_.streamed) end_stream();
+    a_scratch().trim(), b_scratch().trim(), dot_scratch().trim();
   }
 
   // Rows of C from their partial sums, added in order.
   void merge(int64_t begin, int64_t end) {
     constexpr int L = Vec<Acc>::size;
-    alignas(64) Acc buffer[kMostLanes];
+    alignas(64) Acc buffer[kBufferLanes];
     for (int64_t row = begin; row < end; ++row) {
       const Gemm& g = job_.gemms[row / plan_.m];
       const int64_t m = row % plan_.m;
@@ -118,7 +121,7 @@ class Runner {
         }
         seek_columns(g, n, columns);
         c_.seek_rows(m, 1), residual_.seek_rows(m, 1), z_.seek_rows(m, 1);
-        finish<T>(buffer, kMostLanes, 1, columns, c_, z_, residual_, g.activation);
+        Finish<T, D>{buffer, kBufferLanes, 1, c_, z_, residual_, g.activation}.run(0, columns);
       }
     }
   }
@@ -129,6 +132,10 @@ class Runner {
     return scratch;
   }
   static Scratch<Elem>& b_scratch() {
+    static thread_local Scratch<Elem> scratch;
+    return scratch;
+  }
+  static Scratch<Elem>& dot_scratch() {
     static thread_local Scratch<Elem> scratch;
     return scratch;
   }
@@ -169,17 +176,18 @@ class Runner {
     if (!sums) prepare_blocks(g);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const Range columns = plan_.columns(panel);
-      const int n = int(columns.size());
+      const int dots = plan_.dots_of(panel), vector_columns = int(columns.size()) - dots;
       Strip<Elem> strips[kStrips];
-      b_strips(g, columns, panel - panels.begin, panels.size(), strips);
-      if (!sums) seek_columns(g, columns.begin, n);
+      b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
+      if (dots) dot_columns(g, columns.end - dots, dots);
+      if (!sums) seek_columns(g, columns.begin, int(columns.size()));
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         const Range rows{block * plan_.rows, std::min((block + 1) * plan_.rows, plan_.m)};
         a_strips(g, rows, block - blocks.begin, blocks.size(), strips);
         if (sums)
           sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
         else
-          result_tile(g, strips, rows, columns);
+          result_tile(g, strips, rows, columns, vector_columns);
       }
     }
   }
@@ -244,6 +252,7 @@ class Runner {
   void b_strips(const Gemm& g, Range columns, int64_t slot, int64_t slots, Strip<Elem>* strips) {
     constexpr int L = Vec<Acc>::size;
     const int n = int(columns.size());
+    if (n == 0) return;
     const int64_t ld = cpu::ceil_div(n, L) * L;
     Elem* dst = nullptr;
     for (int i = 0; i < stretches_; ++i) {
@@ -268,9 +277,38 @@ class Runner {
     if (dst) b_ready_[slot] = true;
   }
 
+  // Columns that are summed up along k: read in place where k has unit step, else copied.
+  void dot_columns(const Gemm& g, int64_t begin, int count) {
+    T* dst = nullptr;
+    for (int i = 0; i < stretches_; ++i) {
+      const Matrix& b = g.segment[stretch_[i].segment].b;
+      const int64_t k_step = b.row.step[kRank - 1], k = stretch_[i].k;
+      for (int c = 0; c < count; ++c) {
+        const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset + offset(g.n, b.col, begin + c);
+        if (k_step != 1) {
+          if (!dst) dst = reinterpret_cast<T*>(dot_scratch().get(count * depth_));
+          for (int64_t j = 0; j < k; ++j) dst[j] = p[j * k_step];
+          p = dst, dst += k;
+        }
+        dot_b_[i][c] = reinterpret_cast<const Elem*>(p);
+      }
+    }
+  }
+
+  void dot_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, int64_t column, int count, Acc* sums) const {
+    const int m = int(rows.size());
+    for (int c = 0; c < count; ++c) {
+      for (int r = 0; r < m; ++r)
+        sums[r * kBufferLanes + c] = g.bias ? bias_of(g)[g.bias_on_m ? rows.begin + r : column + c] : Acc(0);
+      for (int i = 0; i < stretches_; ++i)
+        kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row, dot_b_[i][c], strips[i].k, sums + c, kBufferLanes);
+    }
+  }
+
   // Runs the microkernel of the right size.
   void multiply(const Strip<Elem>* strips, int count, int64_t m, int64_t n, const Target<D>& t) const {
     constexpr int L = Vec<Acc>::size;
+    if (n == 0) return;
     const int vectors = int(n + L - 1) / L, last = int(n) - (vectors - 1) * L;
     kTiles<D>.of[vectors - 1][m - 1](strips, count, last, t);
   }
@@ -281,8 +319,9 @@ class Runner {
     multiply(strips, stretches_, rows.size(), columns.size(), t);
   }
 
-  void result_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns) {
-    const int m = int(rows.size()), n = int(columns.size());
+  // The first n columns in vectors, the others as dots.
+  void result_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns, int n) {
+    const int m = int(rows.size()), all = int(columns.size());
     Target<D> t;
     if (g.bias) {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
@@ -290,30 +329,51 @@ class Runner {
     }
     c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
     const bool long_sum = depth_ * D::kPack > kLongestSum && stretches_ > 1;
+    int finished = 0;
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (!long_sum && clamps_ && c_.unit() && residual_.unit() && !z_.data) {
+      if (!long_sum && clamps_ && !plan_.upright && c_.unit() && residual_.unit() && !z_.data) {
         t.c = c_.first, t.c_row = c_.row.table();
         t.residual = residual_.data ? residual_.first : nullptr, t.residual_row = residual_.row.table();
         t.low = low_, t.high = high_;
-        return multiply(strips, stretches_, m, n, t);
+        t.streamed = plan_.streamed && c_.on_lines(m);
+        multiply(strips, stretches_, m, n, t);
+        if (n == all) return;
+        t.c = nullptr, finished = n;
       }
     }
     z_.seek_rows(rows.begin, m);
-    alignas(64) Acc buffer[kMostRows * kMostLanes];
-    t.sums = buffer, t.sums_step = kMostLanes;
-    const int together = long_sum ? 1 : stretches_;
+    alignas(64) Acc buffer[kBlockRows * kBufferLanes];
+    Strip<Elem> part[kStrips];
+    std::copy(strips, strips + stretches_, part);
+    for (int r = 0; r < m; r += plan_.tile_rows) {
+      const Range some{rows.begin + r, std::min(rows.begin + r + plan_.tile_rows, rows.end)};
+      Acc* sums = buffer + r * kBufferLanes;
+      if (finished == 0) sum_strips(part, some.size(), n, long_sum ? 1 : stretches_, t, sums);
+      dot_tile(g, part, some, columns.begin + n, all - n, sums + n);
+      for (int i = 0; i < stretches_; ++i) part[i].a_row += plan_.tile_rows;
+      if (t.init == Init::per_row) t.bias += plan_.tile_rows;
+    }
+    const Finish<T, D> finish{buffer, kBufferLanes, m, c_, z_, residual_, g.activation};
+    if (plan_.upright && z_.upright() && residual_.upright())
+      finish.run_upright(finished, all);
+    else
+      finish.run(finished, all);
+  }
+
+  // Raw sums of a tile, `together` strips at a time.
+  void sum_strips(const Strip<Elem>* strips, int64_t m, int n, int together, Target<D> t, Acc* sums) const {
+    t.sums = sums, t.sums_step = kBufferLanes;
     for (int i = 0; i == 0 || i < stretches_; i += std::max(together, 1)) {
       multiply(strips + i, together, m, n, t);
       t.init = Init::zero, t.add = true;
     }
-    finish<T>(buffer, kMostLanes, m, n, c_, z_, residual_, g.activation);
   }
 
   // Rows of a packed operand lie next to each other.
   struct PackedRows {
-    int64_t table[kMostRows];
+    int64_t table[kBlockRows];
     constexpr PackedRows() : table() {
-      for (int r = 0; r < kMostRows; ++r) table[r] = r * int64_t(sizeof(Elem));
+      for (int r = 0; r < kBlockRows; ++r) table[r] = r * int64_t(sizeof(Elem));
     }
   };
   static constexpr PackedRows kPackedRows{};
@@ -322,10 +382,11 @@ class Runner {
   const Plan& plan_;
   bool clamps_, a_direct_ = false, b_direct_ = false;
   Acc low_, high_;
-  int64_t weights_ = -1, depth_ = 0;  // whose operands are packed; elements of k in all stretches
+  int64_t weights_ = -1, pixels_ = -1, depth_ = 0;  // whose operands are packed; elements of k in all stretches
   int stretches_ = 0;
   Stretch stretch_[kStrips];
   Rows a_rows_[kStrips];
+  const Elem* dot_b_[kStrips][cpu::kMostDots];
   Block<T> c_, z_, residual_;
   std::vector<bool> a_ready_, b_ready_;  // packed operands of the current range, by block and panel
 };

@@ -23,8 +23,15 @@ void dispatch(DType dtype, F&& f) {
   }
 }
 
-inline cpu::Tiling tiling(DType dtype) {
-  return {dtype == DType::f64 ? Vec<double>::size : Vec<float>::size, kVectors, kRows};
+template <bool DOT>
+cpu::Tiling tiling(DType dtype) {
+  cpu::Tiling result;
+  dispatch<DOT>(dtype, [&](auto t, auto d) {
+    using D = decltype(d);
+    constexpr bool stored = std::is_same_v<decltype(t), typename D::Store>;
+    result = {Vec<typename D::Acc>::size, kVectors, kRows, stored ? D::kPack : 0};
+  });
+  return result;
 }
 
 template <bool DOT>
@@ -43,7 +50,7 @@ inline void activation_grad(const ActivationGrad& p, void* partial, int64_t begi
 
 template <bool DOT>
 constexpr cpu::Kernels table(const char* name, bool (*supported)()) {
-  return {name, supported, tiling, run<DOT>, merge<DOT>, activation_grad};
+  return {name, supported, tiling<DOT>, run<DOT>, merge<DOT>, activation_grad};
 }
 
 }  // namespace pw::PW_ISA

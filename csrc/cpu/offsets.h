@@ -24,7 +24,7 @@ class Rows {
   void prepare(const Axis& axis, const Steps& steps, int64_t scale) {
     axis_ = &axis, steps_ = &steps, scale_ = scale, flat_ = is_flat(axis), step_ = steps.step[kRank - 1] * scale;
     if (flat_)
-      for (int r = 0; r < kMostRows; ++r) table_[r] = r * step_;
+      for (int r = 0; r < kBlockRows; ++r) table_[r] = r * step_;
   }
   // Moves to `count` rows from `begin` on; returns the start.
   int64_t seek(int64_t begin, int count) {
@@ -32,19 +32,20 @@ class Rows {
     fill_offsets(*axis_, *steps_, begin, count, scale_, table_);
     return 0;
   }
+  bool unit() const { return flat_ && step_ == scale_; }  // consecutive elements
   const int64_t* table() const { return table_; }
   int64_t operator[](int r) const { return table_[r]; }
 
  private:
   const Axis* axis_ = nullptr;
   const Steps* steps_ = nullptr;
-  int64_t scale_ = 1, step_ = 0, table_[kMostRows];
+  int64_t scale_ = 1, step_ = 0, table_[kBlockRows];
   bool flat_ = true;
 };
 
 // Columns: one start, and a table relative to it unless they are consecutive elements.
 struct Columns {
-  int64_t start = 0, table[kMostLanes];
+  int64_t start = 0, table[kMostLanes + cpu::kMostDots];
   bool unit = true;
 
   void seek(const Axis& axis, const Steps& steps, int64_t begin, int count) {

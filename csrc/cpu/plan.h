@@ -12,11 +12,14 @@ struct Tiling {
   int lanes;        // of one accumulator
   int vectors;      // widest tile, in vectors
   const int* rows;  // rows[v - 1]: most rows of a tile of v vectors, so that accumulators fill the registers
+  int pack;         // values of k in one element of the operands as they are stored; 0: they are widened first
 };
 
 constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
 constexpr int64_t kCacheBytes = 256 << 10;  // of pixels that stay in the second-level cache while W streams past
 constexpr int64_t kReduceChunk = 256;       // pixels per step of dW: long enough to amortise the accumulators' traffic
+constexpr int kMostDots = 4;                // columns: each costs about 1/16 of the vector they would leave idle
+constexpr int64_t kStreamBytes = 8 << 20;   // of C: a quarter of a common last-level cache; less is read from there
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
 constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
@@ -32,27 +35,59 @@ struct Range {
 inline Range part(int64_t size, int64_t parts, int64_t i) { return {size * i / parts, size * (i + 1) / parts}; }
 
 struct Plan {
-  int lanes, rows;  // rows of a tile
+  int lanes, tile_rows, rows;  // most rows of a tile, and of the block that is finished together
   int64_t m, n;
   int64_t run;  // columns that panels do not cross the multiples of
+  int dots;     // last columns of a run that are summed up along k one by one
   int64_t panels_per_run, panels;
   int64_t m_parts, n_parts;  // units of rows, and of panels
   int64_t k_parts = 1;       // units of pixels (dW only), each with partial sums of its own
+  bool upright;              // C's rows are consecutive elements, its columns are not
+  bool streamed = false;     // C bypasses the caches: it would not stay there until it is read
   int64_t units;             // of one product: m_parts * n_parts * k_parts
 
   // Columns of one panel: a run is shared out evenly in whole vectors, so that no panel is a sliver.
   Range columns(int64_t panel) const {
     const int64_t start = panel / panels_per_run * run, i = panel % panels_per_run;
-    const int64_t size = std::min(run, n - start), vectors = ceil_div(size, lanes);
-    const Range v = part(vectors, panels_per_run, i);
-    return {start + v.begin * lanes, start + std::min(v.end * lanes, size)};
+    const Range v = part(ceil_div(run - dots, lanes), panels_per_run, i);
+    return {start + v.begin * lanes, start + (i + 1 == panels_per_run ? run : v.end * lanes)};
   }
+  int dots_of(int64_t panel) const { return (panel + 1) % panels_per_run == 0 ? dots : 0; }
 };
 
 inline int64_t total_k(const Gemm& g) {
   int64_t k = 0;
   for (int i = 0; i < g.segments; ++i) k += g.segment[i].k.count();
   return k;
+}
+
+// Whether A can be read in vectors along k.
+inline bool can_dot(const Gemm& g, int pack) {
+  if (g.pixels == Pixels::on_k || pack == 0) return false;
+  for (int i = 0; i < g.segments; ++i)
+    if (g.segment[i].a.col.step[kRank - 1] != 1 || g.segment[i].k.count() % pack) return false;
+  return true;
+}
+
+// channels_last with few pixels: C^T = W X^T reads W in place and packs X, where C = X W^T would pack the larger W.
+inline bool packs_pixels(const Gemm& g) {
+  if (g.pixels != Pixels::on_m || g.segments == 0 || g.m.count() >= g.n.count()) return false;
+  for (int i = 0; i < g.segments; ++i)
+    if (g.segment[i].b.row.step[kRank - 1] != 1 || g.segment[i].b.col.step[kRank - 1] == 1) return false;
+  return true;
+}
+
+inline Gemm transposed(Gemm g) {
+  const auto turn = [](Matrix& m) { std::swap(m.row, m.col); };
+  std::swap(g.m, g.n);
+  for (int i = 0; i < g.segments; ++i) {
+    Segment& s = g.segment[i];
+    std::swap(s.a, s.b), turn(s.a), turn(s.b);
+  }
+  turn(g.c), turn(g.z), turn(g.residual);
+  g.bias_on_m = !g.bias_on_m;
+  g.pixels = Pixels::on_n;
+  return g;
 }
 
 inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int element_bytes, int threads) {
@@ -65,10 +100,17 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   // Panels stay within an image where its rows are long enough to be read in place; 3/4 of a tile is the break-even.
   const int64_t inner = g.n.size[kRank - 1];
   p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 ? inner : p.n;
-  p.panels_per_run = ceil_div(ceil_div(p.run, tiling.lanes), tiling.vectors);
+  p.dots = p.run % tiling.lanes <= kMostDots && can_dot(g, tiling.pack) ? int(p.run % tiling.lanes) : 0;
+  // C with consecutive rows is stored in squares of `lanes` rows, which tiles of 4 or 8 rows make up without remainder.
+  p.upright = g.pixels == Pixels::on_n && g.c.row.step[kRank - 1] == 1 && (g.c.col.step[kRank - 1] != 1 || p.n == 1);
+  const int most_vectors = p.upright ? std::min(tiling.vectors, 3) : tiling.vectors;
+  const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
+  p.panels_per_run = std::max<int64_t>(1, ceil_div(run_vectors, most_vectors));
   p.panels = p.panels_per_run * (p.n / p.run);
-  const int64_t vectors = std::min<int64_t>(tiling.vectors, ceil_div(p.run, tiling.lanes));
-  p.rows = int(std::min<int64_t>(tiling.rows[vectors - 1], p.m));
+  const int64_t vectors = std::clamp<int64_t>(run_vectors, 1, most_vectors);
+  p.tile_rows = tiling.rows[vectors - 1];
+  if (p.upright) p.tile_rows = std::min(p.tile_rows >= 8 ? 8 : 4, tiling.lanes);
+  p.rows = int(std::min<int64_t>(p.upright ? tiling.lanes : p.tile_rows, p.m));
   const int64_t blocks = ceil_div(p.m, p.rows);
 
   const int64_t tasks = std::max<int64_t>(1, std::min<int64_t>(threads, int64_t(flops * products / kGrainFlops)));
@@ -98,6 +140,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
     }
   }
   p.units = p.m_parts * p.n_parts * p.k_parts;
+  p.streamed = g.pixels != Pixels::on_k && p.m * p.n * products * element_bytes >= kStreamBytes;
   return p;
 }
 

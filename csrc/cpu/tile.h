@@ -32,6 +32,21 @@ struct Dot {
     return load(p, Vec<T>::size);
   }
   static PW_INLINE Vec<T> fma(const T* a, Vec<T> b, Vec<T> c) { return Vec<T>(*a * b.v + c.v); }
+  static PW_INLINE Vec<T> load_k(const T* p, int n) { return load(p, n); }
+  static PW_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
+  // Vectors that follow one another in memory, `last` lanes of the last; `streamed`: past the caches where whole.
+  template <int NV>
+  static PW_INLINE void store_row(T* p, const Vec<T>* v, int last, bool streamed) {
+    constexpr int L = Vec<T>::size;
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; ++n, p += L) {
+      const int lanes = n == NV - 1 ? last : L;
+      if (streamed && lanes == L)
+        stream(p, v[n]);
+      else
+        store(p, v[n], lanes);
+    }
+  }
 };
 
 #ifdef PW_BF16_DOT
@@ -50,8 +65,43 @@ struct DotBf16 {
     return Vec<float>((Vec<float>::Raw)_mm512_dpbf16_ps((__m512)c.v, (__m512bh)_mm512_set1_epi32(pair),
                                                         (__m512bh)_mm512_castps_si512((__m512)b.v)));
   }
+  static PW_INLINE Vec<float> load_k(const uint32_t* p, int n) {
+    return Vec<float>((Vec<float>::Raw)_mm512_castsi512_ps(_mm512_maskz_loadu_epi32(lanes16(n), p)));
+  }
+  static PW_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) {
+    return Vec<float>((Vec<float>::Raw)_mm512_dpbf16_ps((__m512)c.v, (__m512bh)_mm512_castps_si512((__m512)a.v),
+                                                        (__m512bh)_mm512_castps_si512((__m512)b.v)));
+  }
+  // Rounded two vectors at a time. The instruction flushes subnormals, as the dot product does.
+  template <int NV>
+  static PW_INLINE void store_row(bf16* p, const Vec<float>* v, int last, bool streamed) {
+    constexpr int L = Vec<float>::size;
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; n += 2, p += 2 * L) {
+      const int lanes = n + 2 == NV ? L + last : 2 * L;
+      if (n + 1 == NV) {
+        _mm256_mask_storeu_epi16(p, lanes16(last), (__m256i)_mm512_cvtneps_pbh((__m512)v[n].v));
+        return;
+      }
+      const __m512 low = (__m512)v[n].v, high = (__m512)v[n + 1].v;
+      const __m512i pair = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+      if (streamed && lanes == 2 * L)
+        _mm512_stream_si512((__m512i*)p, pair);
+      else
+        _mm512_mask_storeu_epi16(p, lanes == 2 * L ? ~0u : (1u << lanes) - 1, pair);
+    }
+  }
 };
 #endif
+
+// A result: rounded as D::store_row does where that is for its type.
+template <class D, class T>
+PW_INLINE void round_store(T* p, Vec<acc_t<T>> v, int n) {
+  if constexpr (std::is_same_v<T, typename D::Store>)
+    D::template store_row<1>(p, &v, n, false);
+  else
+    store(p, v, n);
+}
 
 enum class Init { zero, per_row, per_column };
 
@@ -70,6 +120,7 @@ struct Target {
   const Store* residual = nullptr;
   const int64_t* residual_row = nullptr;
   Acc low, high;
+  bool streamed = false;  // C is too large for the caches; its rows start at multiples of a line
 };
 
 template <class D, int MR, int NV>
@@ -89,7 +140,8 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) acc[m][n] = start(m, n);
 
-  if (t.c) {  // the result's lines are fetched while k runs: stores to lines elsewhere would stall the next tile
+  if (t.c && !t.streamed) {  // the result's lines are fetched while k runs: stores to lines elsewhere would stall the
+                             // next tile
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
@@ -126,15 +178,41 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
   }
   const V low(t.low), high(t.high);
 #pragma GCC unroll 16
-  for (int m = 0; m < MR; ++m)
+  for (int m = 0; m < MR; ++m) {
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) {
       V v = acc[m][n];
       if (t.residual) v = v + load(t.residual + t.residual_row[m] + n * L, lanes(n));
       v = select(v < low, low, v);
-      v = select(v > high, high, v);
-      store(t.c + t.c_row[m] + n * L, v, lanes(n));
+      acc[m][n] = select(v > high, high, v);
     }
+    D::template store_row<NV>(t.c + t.c_row[m], acc[m], last, t.streamed);
+  }
+}
+
+// One column of C, for the few that would leave most of a vector idle: A and B in vectors along k, which has unit step
+// in both. sums[m * sums_step] += sum over k of A[m, k] b[k]
+template <class D, int MR>
+void dot(const typename D::Elem* a, const int64_t* a_row, const typename D::Elem* b, int64_t k, typename D::Acc* sums,
+         int64_t sums_step) {
+  using Elem = typename D::Elem;
+  using V = Vec<typename D::Acc>;
+  V acc[MR];
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) acc[m] = V(0);
+  const auto step = [&](int64_t at, int lanes) {
+    const V bv = D::load_k(b + at, lanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) {
+      const Elem* row = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(a) + a_row[m]);
+      acc[m] = D::fma(D::load_k(row + at, lanes), bv, acc[m]);
+    }
+  };
+  int64_t at = 0;
+  for (; at + V::size <= k; at += V::size) step(at, V::size);
+  if (at < k) step(at, int(k - at));
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) sums[m * sums_step] += sum_of(acc[m]);
 }
 
 // Most rows of a tile of 1, 2, ... vectors: accumulators, one row of B and a broadcast fill the registers.
@@ -146,15 +224,23 @@ constexpr int kVectors = 2;  // 16 registers
 constexpr int kRows[kVectors] = {8, 6};
 #endif
 constexpr int kMostRows = kRows[0];
+constexpr int kBlockRows = 16;  // of tiles that are finished together
 constexpr int kMostLanes = kVectors * kBytes / 4;
 
+template <class D>
+using DotFunction = void (*)(const typename D::Elem*, const int64_t*, const typename D::Elem*, int64_t,
+                             typename D::Acc*, int64_t);
 template <class D>
 using TileFunction = void (*)(const Strip<typename D::Elem>*, int, int, const Target<D>&);
 
 template <class D>
 struct Tiles {
   TileFunction<D> of[kVectors][kMostRows] = {};
-  constexpr Tiles() { fill<1>(); }
+  DotFunction<D> dots[kMostRows] = {};
+  constexpr Tiles() {
+    fill<1>();
+    fill_dots(std::make_integer_sequence<int, kMostRows>());
+  }
 
  private:
   template <int NV>
@@ -165,6 +251,10 @@ struct Tiles {
   template <int NV, int... M>
   constexpr void fill_rows(std::integer_sequence<int, M...>) {
     ((of[NV - 1][M] = &tile<D, M + 1, NV>), ...);
+  }
+  template <int... M>
+  constexpr void fill_dots(std::integer_sequence<int, M...>) {
+    ((dots[M] = &dot<D, M + 1>), ...);
   }
 };
 template <class D>

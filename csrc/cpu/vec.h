@@ -71,6 +71,24 @@ PW_INLINE void store(T* p, Vec<acc_t<T>> v, int n) {
   for (int i = 0; i < n; ++i) p[i] = narrow<T>(lanes[i]);
 }
 
+// A whole vector past the caches, to an address that is a multiple of its bytes.
+template <class T>
+PW_INLINE void stream(T* p, Vec<T> v) {
+#if PW_BYTES == 64
+  _mm512_stream_si512((__m512i*)p, (__m512i)v.v);
+#elif defined(__x86_64__) && PW_BYTES == 32
+  _mm256_stream_si256((__m256i*)p, (__m256i)v.v);
+#else
+  store(p, v, v.size);
+#endif
+}
+// Makes streamed stores visible to others before what follows.
+PW_INLINE void end_stream() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 #if PW_BYTES == 64
 PW_INLINE __mmask16 lanes16(int n) { return __mmask16((1u << n) - 1); }
 PW_INLINE __mmask8 lanes8(int n) { return __mmask8((1u << n) - 1); }
@@ -221,15 +239,20 @@ PW_INLINE Vec<double> erf(Vec<double> x) {
   return each_lane(x, [](double v) { return ::erf(v); });
 }
 
-PW_INLINE float sum_of(Vec<float> v) {
-  float s = 0;
-  for (int i = 0; i < v.size; ++i) s += v.v[i];
-  return s;
+// The sum of all lanes, halves first.
+template <int D, class T, int... I>
+PW_INLINE T sum_of(Vec<T> v, std::integer_sequence<int, I...> lanes) {
+#ifdef __clang__
+  v = v + Vec<T>(__builtin_shufflevector(v.v, v.v, (I ^ D)...));
+#else
+  v = v + Vec<T>(__builtin_shuffle(v.v, typename Vec<T>::Mask{(I ^ D)...}));
+#endif
+  if constexpr (D > 1) return sum_of<D / 2>(v, lanes);
+  return v.v[0];
 }
-PW_INLINE double sum_of(Vec<double> v) {
-  double s = 0;
-  for (int i = 0; i < v.size; ++i) s += v.v[i];
-  return s;
+template <class T>
+PW_INLINE T sum_of(Vec<T> v) {
+  return sum_of<Vec<T>::size / 2>(v, std::make_integer_sequence<int, Vec<T>::size>());
 }
 
 // Transposes `size` vectors in place: log2(size) rounds that swap the off-diagonal blocks of 2 D x 2 D squares.
