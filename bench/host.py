@@ -36,23 +36,7 @@ def host_rows(dtype: str, device: str, effort: Effort) -> list[Row]:
             calls = _calls(DTYPES[dtype], device)
             samples = {form: host_sample(call, effort, device) for form, call in calls.items()}
             timings = interleave(samples, effort)
-        rows += [
-            Row(
-                "host",
-                "host",
-                form,
-                mode,
-                dtype,
-                "nchw",
-                FORMS[form],
-                t.median,
-                t.low,
-                t.high,
-                0.0,
-                0.0,
-                "host",
-                threads=threads,
-            )
-            for form, t in timings.items()
-        ]
+        for form, t in timings.items():
+            what = ("host", "host", form, mode, dtype, "nchw", FORMS[form])
+            rows.append(Row(*what, t.median, t.low, t.high, 0.0, 0.0, "host", threads=threads))
     return rows
