@@ -34,7 +34,7 @@ bench-full: $(BUILT)
 	-POINTWISE_EXT_CPU=avx512 $(RUN) -m bench layers --quick --mode forward --dtype bf16,fp16 --label fp16 --goals
 	$(RUN) -m bench layers --cold --rounds 7 --mode forward,backward --label cold
 	$(RUN) -m bench layers --rounds 11 --mode forward,backward,step --threads 1,all --compile default \
-	  --compile-mode forward,backward --goals --update-readme $(ARGS)
+	  --goals --update-readme $(ARGS)
 
 gpu-check:
 	PYTHON=$(PYTHON) bash tests/gpu_check.sh

@@ -56,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--cold", action="store_true", help="rotate images past 3x the last-level cache [warm]")
     p.add_argument("--compile", choices=COMPILE, default="no", help="time torch.compile too (seconds per layer)")
-    p.add_argument("--compile-mode", type=some_of(MODES), default=MODES, metavar="A,B", help="where [all of --mode]")
     p.add_argument("--threads", type=counts, metavar="1,all", help="numbers of CPU threads [all: PyTorch's default]")
     p.add_argument("--rounds", type=int, help="samples of each contestant [15; --quick: 7]")
     p.add_argument("--sample-ms", type=float, help="least length of a sample [5; --quick: 2]")
@@ -80,7 +79,7 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     asked = (args.suite, modes, args.dtype, args.layout, args.quick)
     where = [{"device": args.device, "threads": count, "cold": args.cold} for count in threads]
     todo = [problem for place in where for problem in problems(*asked, **place)]
-    roster = Roster(args.compile, args.compile_mode, threads[-1])
+    roster = Roster(args.compile, threads[-1])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from functools import partial
 
 from bench import peers, peers_cuda, peers_external
 from bench.operands import Problem
 from bench.peers import EAGER, OURS, Peer
-from bench.suites import MODES
 
 COMPILE = ("no", "default", "max-autotune")
 
 
-def contestants(compile_: str, compile_modes: Collection[str], threads: int) -> list[Peer]:
+def contestants(compile_: str, threads: int) -> list[Peer]:
     """This package first, then eager, then every other peer. torch.compile takes seconds per shape, so it takes part
-    where asked: in `compile_modes` and, of several numbers of threads, with `threads`."""
+    where asked and, as what it compiles is for one number of threads, with `threads` only."""
     wanted = COMPILE.index(compile_)
 
     def compiled(name: str, level: int, **options: object) -> Peer:
         def missing(problem: Problem) -> str | None:
             if wanted < level:
                 return f"slow to prepare: ask with --compile {COMPILE[level]}"
-            if problem.mode not in compile_modes:
-                return f"slow to prepare: ask with --compile-mode {problem.mode}"
-            return f"slow to prepare: only with {threads} threads" if problem.threads != threads else None
+            return None if problem.threads == threads else f"slow to prepare: takes part with {threads} threads only"
 
         return Peer(name, partial(peers.compiled, **options), missing)
 
@@ -48,8 +44,8 @@ def contestants(compile_: str, compile_modes: Collection[str], threads: int) -> 
 class Roster:
     """Sorts contestants into those that run a problem and those that do not, and remembers why."""
 
-    def __init__(self, compile_: str = "no", compile_modes: Collection[str] = MODES, threads: int = 0) -> None:
-        self.peers = contestants(compile_, compile_modes, threads)
+    def __init__(self, compile_: str = "no", threads: int = 0) -> None:
+        self.peers = contestants(compile_, threads)
         self.absent: Counter[tuple[str, str]] = Counter()
 
     def present(self, problem: Problem) -> list[Peer]:
