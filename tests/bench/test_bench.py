@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
-from bench.measure import Effort, peak_memory
+from bench.measure import Effort, peak_memory, settled
 from bench.operands import Problem, make_operands
 from bench.peers import EAGER, OURS, Peer, eager, ours
 from bench.readme import BEGIN, END, update
@@ -148,6 +149,28 @@ def test_a_peer_with_a_wrong_answer_is_reported_and_not_timed() -> None:
     ((name, reason),) = roster.absent
     assert name == "wrong"
     assert "tolerance" in reason
+
+
+@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("klass", ["tiny", "28x28 bottleneck, batch 1"])
+def test_other_runtimes_give_the_right_answer(klass: str, dtype: str, layout: str, cold: bool) -> None:
+    layer = next(x for x in LAYERS.values() if x.klass == klass)
+    problem, roster = Problem(layer, "forward", dtype, layout, cold=cold), Roster()
+    roster.peers = [peer for peer in roster.present(problem) if peer.spin_ms]
+    if not roster.peers:
+        pytest.skip("neither ONNX Runtime nor OpenVINO is installed")
+    roster.absent.clear()
+    rows = Bench(Effort(rounds=1, sample_ms=0.1), roster).run(problem)
+    assert [r.name for r in rows] == [peer.name for peer in roster.peers], roster.absent
+
+
+def test_idle_threads_of_other_runtimes_get_time_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[object] = []
+    monkeypatch.setattr(time, "sleep", events.append)
+    assert settled(lambda: events.append("sample") or 7.0, spin_ms=50.0)() == 7.0
+    assert events == [0.01, "sample", 0.05]
 
 
 def test_ratios_and_geometric_means() -> None:
