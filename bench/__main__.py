@@ -27,6 +27,7 @@ from bench.suites import LAYOUTS, MODES, SUITES
 from bench.summary import changes, regressions
 
 ROOT = Path(__file__).parent
+BUSY = 0.05  # times with all threads mean nothing beyond this
 QUICK = Effort(rounds=7, sample_ms=2.0, limit_s=2.0)
 
 
@@ -91,11 +92,15 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
         task = progress.add_task("the machine's ceilings", total=len(todo))
         peaks = ceilings(args.device, args.dtype, threads)  # leaves the most threads set
         facts = environment(args.device, args.label, OURS)
-        rows = run_all(Bench(effort, roster), todo, lambda name: progress.update(task, description=name, advance=1))
+        bench = Bench(effort, roster)
+        rows = run_all(bench, todo, lambda name: progress.update(task, description=name, advance=1))
+        facts["load by others"] = f"{bench.others.share:.0%} of the CPUs"
         if "tiny" in args.suite:
             progress.update(task, description="host time")
             for dtype in args.dtype:
                 rows += host_rows(dtype, args.device, effort)
+    if bench.others.share > BUSY:
+        console.print(f"[yellow]Others took {facts['load by others']} meanwhile: measure again when it is quiet.[/]")
     absent = [f"{name}: {reason} ({count} of {len(todo)} problems)" for (name, reason), count in roster.absent.items()]
     return Results(facts, peaks, rows, absent)
 

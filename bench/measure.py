@@ -63,6 +63,34 @@ def no_garbage_collection():
             gc.enable()
 
 
+class OtherLoad:
+    """The share of all CPUs that others take. OpenMP's threads wait for each other, so one busy core is enough to make
+    every parallel region last a time slice (8 ms), while runtimes that hand work to whoever is free hardly notice."""
+
+    def __init__(self) -> None:
+        self.taken = self.available = 0.0
+
+    @staticmethod
+    def _seconds() -> tuple[float, float]:
+        """CPU seconds that were used, and that there were; zeros where the system does not tell."""
+        path = Path("/proc/stat")
+        ticks = [int(x) for x in path.read_text().split("\n")[0].split()[1:9]] if path.exists() else [0] * 8
+        idle = ticks[3] + ticks[4]  # and waiting for disks
+        return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+    @contextmanager
+    def watch(self):
+        own, (used, available) = time.process_time(), self._seconds()
+        yield
+        own, (used_now, available_now) = time.process_time() - own, self._seconds()
+        self.taken += used_now - used - own
+        self.available += available_now - available
+
+    @property
+    def share(self) -> float:
+        return max(0.0, self.taken / self.available) if self.available else 0.0
+
+
 def interleave(samples: dict[str, Sample], effort: Effort) -> dict[str, Timing]:
     """One sample of every contestant per round. Each round starts with another one, so none always follows the same."""
     names = list(samples)

@@ -62,7 +62,7 @@ class Bench:
     """Times problems with one effort on one roster."""
 
     def __init__(self, effort: Effort, roster: Roster) -> None:
-        self.effort, self.roster = effort, roster
+        self.effort, self.roster, self.others = effort, roster, measure.OtherLoad()
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
     def _prepare(self, peer: Peer, operands: Operands, want: list[Tensor]) -> Call | None:
@@ -97,7 +97,8 @@ class Bench:
             calls = {peer: self._prepare(peer, operands, want) for peer in self.roster.present(problem)}
             ready = {peer: call for peer, call in calls.items() if call is not None}
             samples = {peer.name: self._sample(peer, call, operands) for peer, call in ready.items()}
-            timings = measure.interleave({name: sample for name, (sample, _) in samples.items()}, self.effort)
+            with self.others.watch():
+                timings = measure.interleave({name: sample for name, (sample, _) in samples.items()}, self.effort)
             operands.images = operands.images[:1]  # one call shows the peak, whichever images it sees
             peaks = {
                 peer.name: measure.peak_memory(timed(call, operands), problem.device) for peer, call in ready.items()

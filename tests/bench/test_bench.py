@@ -14,7 +14,7 @@ import torch
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
-from bench.measure import Effort, peak_memory, settled
+from bench.measure import Effort, OtherLoad, peak_memory, settled
 from bench.operands import Problem, make_operands
 from bench.peers import EAGER, OURS, Peer, eager, ours
 from bench.readme import BEGIN, END, update
@@ -164,6 +164,18 @@ def test_other_runtimes_give_the_right_answer(klass: str, dtype: str, layout: st
     roster.absent.clear()
     rows = Bench(Effort(rounds=1, sample_ms=0.1), roster).run(problem)
     assert [r.name for r in rows] == [peer.name for peer in roster.peers], roster.absent
+
+
+def test_load_by_others_is_told_from_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, clock = OtherLoad(), iter([(10.0, 100.0), (13.0, 110.0)])  # 3 s used of 10 s
+    own = iter([5.0, 6.0])
+    monkeypatch.setattr(load, "_seconds", lambda: next(clock))
+    monkeypatch.setattr(time, "process_time", lambda: next(own))
+    with load.watch():
+        pass
+    assert load.share == pytest.approx(0.2)
+    used, available = OtherLoad()._seconds()
+    assert 0 <= used <= available
 
 
 def test_idle_threads_of_other_runtimes_get_time_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
