@@ -129,12 +129,13 @@ def cpu_sample(run: Run, effort: Effort) -> Sample:
     return sample
 
 
-def settled(sample: Sample, spin_ms: float) -> Sample:
+def settled(sample: Sample, run: Run, spin_ms: float) -> Sample:
     """`sample` of a runtime with threads of its own: those spin for `spin_ms` after their last work and OpenMP's for up
-    to 8 ms, on the very cores that whoever comes next is timed on."""
+    to 8 ms, on the very cores that whoever comes next is timed on. A call outside the clock wakes its threads."""
 
     def waiting() -> float:
         time.sleep(0.01)
+        run()
         microseconds = sample()
         time.sleep(spin_ms / 1e3)
         return microseconds

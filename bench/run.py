@@ -79,9 +79,10 @@ class Bench:
 
     def _sample(self, peer: Peer, call: Call, operands: Operands) -> tuple[Sample, str]:
         if operands.problem.device == "cpu":
-            sample = measure.cpu_sample(keeping(timed(call, operands), len(operands.images)), self.effort)
+            run = keeping(timed(call, operands), len(operands.images))
+            sample = measure.cpu_sample(run, self.effort)
             undisturbed = not peer.spin_ms or operands.problem.threads == 1
-            return sample if undisturbed else measure.settled(sample, peer.spin_ms), "cpu"
+            return sample if undisturbed else measure.settled(sample, run, peer.spin_ms), "cpu"
         from bench.measure_cuda import cuda_sample
 
         with torch.cuda.stream(self.stream):  # a backward pass runs where its forward pass ran

@@ -181,8 +181,8 @@ def test_load_by_others_is_told_from_ones_own(monkeypatch: pytest.MonkeyPatch) -
 def test_idle_threads_of_other_runtimes_get_time_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[object] = []
     monkeypatch.setattr(time, "sleep", events.append)
-    assert settled(lambda: events.append("sample") or 7.0, spin_ms=50.0)() == 7.0
-    assert events == [0.01, "sample", 0.05]
+    assert settled(lambda: events.append("sample") or 7.0, lambda: events.append("wake"), spin_ms=50.0)() == 7.0
+    assert events == [0.01, "wake", "sample", 0.05]
 
 
 def test_ratios_and_geometric_means() -> None:
