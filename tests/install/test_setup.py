@@ -117,9 +117,11 @@ def test_one_openmp_runtime():
 
 def test_debug_and_sanitizer_flags():
     assert {"-O0", "-g"} <= set(setup.compile_flags({"DEBUG": "1"})[0])
-    cxx, link = setup.compile_flags({"PW_SANITIZE": "address"})
-    assert "-fsanitize=address" in cxx
-    assert link == ["-fsanitize=address"]
+    for sanitizer in setup.SANITIZERS:
+        cxx, link = setup.compile_flags({"PW_SANITIZE": sanitizer})
+        assert f"-fsanitize={sanitizer}" in cxx
+        assert link == [f"-fsanitize={sanitizer}"]
+    assert "-fno-sanitize-recover=undefined" in setup.compile_flags({"PW_SANITIZE": "undefined"})[0]
     with pytest.raises(SystemExit, match="PW_SANITIZE is 'adress', expected one of address"):
         setup.compile_flags({"PW_SANITIZE": "adress"})
 
