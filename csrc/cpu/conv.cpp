@@ -50,7 +50,7 @@ void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   // A sum over more channels than can be packed in one piece is done like dW's, over chunks.
   const bool too_long = gemms->pixels != Pixels::on_k && total_k(*gemms) > kLongestInOnePiece;
   c10::SmallVector<Gemm, 1> changed;
-  if (too_long || packs_pixels(*gemms)) {
+  if (too_long || turns(*gemms, int(like.element_size()))) {
     changed.append(gemms, gemms + count);
     for (Gemm& g : changed)
       if (too_long)
@@ -67,10 +67,10 @@ void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
 
   const at::Tensor bias = gather_bias(gemms, count, like);
   if (bias.defined()) job.bias = bias.data_ptr();
-  // dW is summed up in C itself where C has accumulation type and rows of consecutive elements.
+  // A long dW is summed up in C itself where C has accumulation type and rows of consecutive elements.
   at::Tensor sums;
-  const bool in_place =
-      !too_long && plan.k_parts == 1 && like.element_size() >= 4 && (g.c.col.step[kRank - 1] == 1 || plan.n == 1);
+  const bool in_place = plan.at_once || (!too_long && plan.k_parts == 1 && like.element_size() >= 4 &&
+                                         (g.c.col.step[kRank - 1] == 1 || plan.n == 1));
   if (g.pixels == Pixels::on_k && !in_place) {
     sums = workspace(count * plan.k_parts * plan.m * plan.n, like);
     job.sums = sums.data_ptr();

@@ -92,7 +92,7 @@ class Runner {
       weights_ = weights, pixels_ = pixels;
       const Range blocks = cpu::part(cpu::ceil_div(plan_.m, plan_.rows), plan_.m_parts, pixels_on_n ? outer : inner);
       const Range panels = cpu::part(plan_.panels, plan_.n_parts, pixels_on_n ? inner : outer);
-      if (g.pixels == Pixels::on_k)
+      if (g.pixels == Pixels::on_k && !plan_.at_once)
         reduce(g, unit / plan_.units, k_part, blocks, panels);
       else
         forward(g, blocks, panels);
@@ -155,14 +155,14 @@ class Runner {
 
   // Long sums: k in chunks, each added to the sums of the last.
   void reduce(const Gemm& g, int64_t product, int64_t k_part, Range blocks, Range panels) {
-    const Range part = cpu::part(cpu::total_k(g), plan_.k_parts, k_part);
+    const Range part = cpu::part_in_steps(cpu::total_k(g), plan_.k_parts, k_part, cpu::kReduceStep);
     Acc* sums = job_.sums ? sums_of(product, k_part) : static_cast<Acc*>(g.c.data);
     const int64_t step = job_.sums ? plan_.n : g.c.row.step[kRank - 1];
     int segment = 0;
     int64_t position = part.begin;
     while (segment < g.segments && position >= g.segment[segment].k.count()) position -= g.segment[segment++].k.count();
     for (int64_t left = part.size(); left > 0;) {
-      const int64_t chunk = std::min(cpu::kReduceChunk, left);
+      const int64_t chunk = std::min(cpu::chunk_of(part.size()), left);
       stretches_ = next_stretches(g, segment, position, chunk, chunk, stretch_);
       forget(a_ready_), forget(b_ready_);
       sweep(g, blocks, panels, sums, step, left != part.size());
@@ -214,8 +214,8 @@ class Runner {
       depth_ += cpu::ceil_div(k, D::kPack);
       if (D::kPack == 2)  // a pair is one element: its two k must be neighbours, and none may be left over
         a_direct_ = a_direct_ && a_step == 1 && k % 2 == 0;
-      else if (g.pixels == Pixels::on_n && a_step != 1 && k > 64 && plan_.n_parts > 2)
-        a_direct_ = false;  // W^T: every k would touch a line of its own, again for each block of rows
+      else if (g.pixels != Pixels::on_k && a_step != 1 && k > 64 && plan_.panels > 2)
+        a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
     }
     for (int i = 0; i < stretches_; ++i)
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
@@ -342,6 +342,8 @@ class Runner {
       }
     }
     z_.seek_rows(rows.begin, m);
+    if (plan_.upright)
+      for (int c = 0; c < all; ++c) __builtin_prefetch(c_.at_column(c), 1);
     alignas(64) Acc buffer[kBlockRows * kBufferLanes];
     Strip<Elem> part[kStrips];
     std::copy(strips, strips + stretches_, part);

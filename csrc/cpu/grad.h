@@ -5,81 +5,103 @@
 
 namespace pw::PW_ISA {
 
-template <class T>
+// `derivative(dy, saved)` in vectors; without dz there is none, and dy itself is summed up.
+template <class T, class D, class Derivative>
 struct GradRows {
+  using V = Vec<acc_t<T>>;
+  static constexpr int L = V::size;
   const ActivationGrad& p;
-  const T *dy, *saved;
-  T* dz;
+  Derivative derivative;
+  const T *dy = at(p.dy), *saved = at(p.saved);
+  T* dz = at(p.dz);
 
-  explicit GradRows(const ActivationGrad& problem)
-      : p(problem), dy(at(problem.dy)), saved(at(problem.saved)), dz(at(problem.dz)) {}
   static T* at(const Matrix& m) { return static_cast<T*>(m.data); }
 
-  // n lanes at pixel offsets `row` and channel `c`, `step` apart; returns dz.
-  PW_INLINE Vec<acc_t<T>> lanes(int64_t in, int64_t kept, int64_t out, int64_t in_step, int64_t kept_step,
-                                int64_t out_step, int n) const {
-    Vec<acc_t<T>> v = gather(dy + in, in_step, n);
+  // n lanes, `step` elements apart each; UNIT: all steps are 1.
+  template <bool UNIT>
+  PW_INLINE V lanes(int64_t in, int64_t kept, int64_t out, const int64_t (&step)[3], int n) const {
+    const V v = UNIT ? load(dy + in, n) : gather(dy + in, step[0], n);
     if (!dz) return v;
-    v = activation_grad(p.activation, v, gather(saved + kept, kept_step, n));
-    scatter(dz + out, out_step, v, n);
-    return v;
+    const V grad = derivative(v, UNIT ? load(saved + kept, n) : gather(saved + kept, step[1], n));
+    if (UNIT)
+      round_store<D>(dz + out, grad, n);
+    else
+      scatter(dz + out, step[2], grad, n);
+    return grad;
   }
 
   // Channels innermost: pixels [first, first + count) of all channels.
-  void pixels(int64_t first, int64_t count, acc_t<T>* sums) const {
-    constexpr int L = Vec<acc_t<T>>::size;
+  template <bool UNIT>
+  void pixels(int64_t first, int count, const int64_t (&step)[3], acc_t<T>* sums) const {
+    int64_t in[cpu::kGradPixels], kept[cpu::kGradPixels] = {}, out[cpu::kGradPixels] = {};
+    fill_offsets(p.pixels, p.dy.row, first, count, 1, in);
+    if (dz) fill_offsets(p.pixels, p.saved.row, first, count, 1, kept);
+    if (dz) fill_offsets(p.pixels, p.dz.row, first, count, 1, out);
     std::fill(sums, sums + p.channels, acc_t<T>(0));
-    for (int64_t i = first; i < first + count; ++i) {
-      const int64_t in = offset(p.pixels, p.dy.row, i), kept = offset(p.pixels, p.saved.row, i),
-                    out = offset(p.pixels, p.dz.row, i);
-      const int64_t kept_step = p.saved.col.step[kRank - 1], out_step = p.dz.col.step[kRank - 1];
+    const auto some = [&](int i, auto together) {  // several pixels, so that the sums are touched less often
       for (int64_t c = 0; c < p.channels; c += L) {
         const int n = int(std::min<int64_t>(L, p.channels - c));
-        const auto v = lanes(in + c, kept + c * kept_step, out + c * out_step, 1, kept_step, out_step, n);
-        store(sums + c, load(sums + c, n) + v, n);
+        V sum = load(sums + c, n);
+#pragma GCC unroll 4
+        for (int j = i; j < i + together; ++j)
+          sum = sum + lanes<UNIT>(in[j] + c * step[0], kept[j] + c * step[1], out[j] + c * step[2], step, n);
+        store(sums + c, sum, n);
       }
-    }
+    };
+    int i = 0;
+    for (; i + 4 <= count; i += 4) some(i, std::integral_constant<int, 4>());
+    for (; i < count; ++i) some(i, std::integral_constant<int, 1>());
   }
 
-  // Pixels innermost: one run of pixels, channel by channel.
-  void run(int64_t row, acc_t<T>* sums) const {
-    constexpr int L = Vec<acc_t<T>>::size, d = kRank - 1;
-    const int64_t length = p.pixels.size[d], first = row * length;
+  // Pixels innermost: one run of pixels, channel by channel. Lanes past the end hold dy = 0 and add nothing.
+  template <bool UNIT>
+  void run(int64_t first, const int64_t (&step)[3], acc_t<T>* sums) const {
+    constexpr int d = kRank - 1, kTogether = 4;  // sums, so that no addition waits for the last
+    const int64_t length = p.pixels.size[d];
     const int64_t in0 = offset(p.pixels, p.dy.row, first), kept0 = offset(p.pixels, p.saved.row, first),
                   out0 = offset(p.pixels, p.dz.row, first);
-    const int64_t in_step = p.dy.row.step[d], kept_step = p.saved.row.step[d], out_step = p.dz.row.step[d];
     for (int64_t c = 0; c < p.channels; ++c) {
       const int64_t in = in0 + c * p.dy.col.step[d], kept = kept0 + c * p.saved.col.step[d],
                     out = out0 + c * p.dz.col.step[d];
-      Vec<acc_t<T>> sum(0);
-      for (int64_t i = 0; i < length; i += L) {
-        const int n = int(std::min<int64_t>(L, length - i));
-        Vec<acc_t<T>> v =
-            lanes(in + i * in_step, kept + i * kept_step, out + i * out_step, in_step, kept_step, out_step, n);
-        if (n < L) {  // activation'(0) of the lanes past the end must not count
-          acc_t<T> counted[L] = {};
-          store(counted, v, n);
-          v = load(counted, L);
-        }
-        sum = sum + v;
-      }
-      sums[c] = sum_of(sum);
+      V sum[kTogether] = {V(0), V(0), V(0), V(0)};
+      const auto add = [&](V& to, int64_t i, int n) {
+        to = to + lanes<UNIT>(in + i * step[0], kept + i * step[1], out + i * step[2], step, n);
+      };
+      int64_t i = 0;
+      for (; i + kTogether * L <= length; i += kTogether * L)
+#pragma GCC unroll 4
+        for (int j = 0; j < kTogether; ++j) add(sum[j], i + j * L, L);
+      for (; i < length; i += L) add(sum[0], i, int(std::min<int64_t>(L, length - i)));
+      sums[c] = sum_of((sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
+  }
+
+  void row(int64_t row, acc_t<T>* sums) const {
+    constexpr int d = kRank - 1;
+    const bool inner = cpu::channels_inner(p);
+    const auto step_of = [&](const Matrix& m) { return inner ? m.col.step[d] : m.row.step[d]; };
+    const int64_t step[3] = {step_of(p.dy), step_of(p.saved), step_of(p.dz)};
+    const bool unit = step[0] == 1 && (!dz || (step[1] == 1 && step[2] == 1));
+    const int64_t first = row * (inner ? cpu::kGradPixels : p.pixels.size[d]);
+    const int count = int(std::min(cpu::kGradPixels, p.pixels.count() - first));
+    if (inner)
+      unit ? pixels<true>(first, count, step, sums) : pixels<false>(first, count, step, sums);
+    else
+      unit ? run<true>(first, step, sums) : run<false>(first, step, sums);
   }
 };
 
-template <class T>
+template <class T, class D>
 void activation_grad_rows(const ActivationGrad& p, void* partial, int64_t begin, int64_t end) {
-  const GradRows<T> rows(p);
-  for (int64_t row = begin; row < end; ++row) {
-    acc_t<T>* sums = static_cast<acc_t<T>*>(partial) + row * p.channels;
-    if (cpu::channels_inner(p)) {
-      const int64_t first = row * cpu::kGradPixels;
-      rows.pixels(first, std::min(cpu::kGradPixels, p.pixels.count() - first), sums);
-    } else {
-      rows.run(row, sums);
-    }
-  }
+  using V = Vec<acc_t<T>>;
+  const auto rows = [&](auto derivative) {
+    const GradRows<T, D, decltype(derivative)> rows{p, derivative};
+    for (int64_t row = begin; row < end; ++row) rows.row(row, static_cast<acc_t<T>*>(partial) + row * p.channels);
+  };
+  if (p.activation.kind == Act::relu)  // the common one, with its formula in the loop
+    rows([](V dy, V saved) { return pw::activation_grad(Activation{Act::relu}, dy, saved); });
+  else
+    rows([&p](V dy, V saved) { return pw::activation_grad(p.activation, dy, saved); });
 }
 
 }  // namespace pw::PW_ISA

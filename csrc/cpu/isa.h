@@ -44,13 +44,15 @@ void merge(DType dtype, const cpu::Job& job, int64_t begin, int64_t end) {
   dispatch<DOT>(dtype, [&](auto t, auto d) { Runner<decltype(t), decltype(d)>(job).merge(begin, end); });
 }
 
-inline void activation_grad(const ActivationGrad& p, void* partial, int64_t begin, int64_t end) {
-  dispatch<false>(p.dtype, [&](auto t, auto) { activation_grad_rows<decltype(t)>(p, partial, begin, end); });
+template <bool DOT>
+void activation_grad(const ActivationGrad& p, void* partial, int64_t begin, int64_t end) {
+  dispatch<DOT>(p.dtype,
+                [&](auto t, auto d) { activation_grad_rows<decltype(t), decltype(d)>(p, partial, begin, end); });
 }
 
 template <bool DOT>
 constexpr cpu::Kernels table(const char* name, bool (*supported)()) {
-  return {name, supported, tiling<DOT>, run<DOT>, merge<DOT>, activation_grad};
+  return {name, supported, tiling<DOT>, run<DOT>, merge<DOT>, activation_grad<DOT>};
 }
 
 }  // namespace pw::PW_ISA

@@ -36,12 +36,31 @@ PW_INLINE void copy_row(const T* p, int64_t step, int64_t k_step, int values, in
       }
       return;
     }
+    if (step == 2) {  // stride 2: the other half of each 32-bit lane makes room for the second k
+      for (int x = 0; x < n; x += 16) {
+        const int left = std::min(n - x, 16);
+        const __mmask32 mask = left == 16 ? ~0u >> 1 : (1u << (2 * left - 1)) - 1;
+        const __m512i first = _mm512_maskz_loadu_epi16(mask, p + 2 * x);
+        const __m512i second = _mm512_maskz_loadu_epi16(values > 1 ? mask : 0, p + 2 * x + (values > 1 ? k_step : 0));
+        _mm512_mask_storeu_epi32(dst + x, lanes16(left),
+                                 _mm512_mask_blend_epi16(0xaaaaaaaau, first, _mm512_slli_epi32(second, 16)));
+      }
+      return;
+    }
   }
 #endif
   if constexpr (D::kPack == 1) {
+    constexpr int L = Vec<Elem>::size;
     if (step == 1) {
-      constexpr int L = Vec<Elem>::size;
       for (int x = 0; x < n; x += L) store(dst + x, load(p + x, std::min(L, n - x)), std::min(L, n - x));
+      return;
+    }
+    if (step == 2) {
+      for (int x = 0; x < n; x += L) {
+        const int left = std::min(n - x, L), read = 2 * left - 1;  // no further than the last element
+        const Vec<Elem> low = load(p + 2 * x, std::min(read, L));
+        store(dst + x, evens(low, read > L ? load(p + 2 * x + L, read - L) : low), left);
+      }
       return;
     }
   }

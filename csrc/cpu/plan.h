@@ -17,13 +17,14 @@ struct Tiling {
 
 constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
 constexpr int64_t kCacheBytes = 256 << 10;  // of pixels that stay in the second-level cache while W streams past
-constexpr int64_t kReduceChunk = 256;       // pixels per step of dW: long enough to amortise the accumulators' traffic
+constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
+constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
+constexpr int64_t kReduceAtOnce = 1024;     // pixels that dW is summed up over in registers, without partial sums
 constexpr int kMostDots = 4;                // columns: each costs about 1/16 of the vector they would leave idle
 constexpr int64_t kStreamBytes = 8 << 20;   // of C: a quarter of a common last-level cache; less is read from there
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
 constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
-constexpr int64_t kSplitFlops = 4 << 20;         // least work of one such split
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -31,6 +32,11 @@ struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
 };
+// Part `i` of `parts` nearly equal parts, in whole steps.
+inline Range part_in_steps(int64_t size, int64_t parts, int64_t i, int64_t step) {
+  const int64_t steps = (size + step - 1) / step;
+  return {std::min(size, steps * i / parts * step), std::min(size, steps * (i + 1) / parts * step)};
+}
 // Part `i` of `parts` nearly equal parts.
 inline Range part(int64_t size, int64_t parts, int64_t i) { return {size * i / parts, size * (i + 1) / parts}; }
 
@@ -41,6 +47,7 @@ struct Plan {
   int dots;     // last columns of a run that are summed up along k one by one
   int64_t panels_per_run, panels;
   int64_t m_parts, n_parts;  // units of rows, and of panels
+  bool at_once = false;      // dW over so few pixels that it runs like forward
   int64_t k_parts = 1;       // units of pixels (dW only), each with partial sums of its own
   bool upright;              // C's rows are consecutive elements, its columns are not
   bool streamed = false;     // C bypasses the caches: it would not stay there until it is read
@@ -54,6 +61,12 @@ struct Plan {
   }
   int dots_of(int64_t panel) const { return (panel + 1) % panels_per_run == 0 ? dots : 0; }
 };
+
+// Pixels of each of the nearly equal chunks a sum over `size` of them is done in.
+inline int64_t chunk_of(int64_t size) {
+  const int64_t chunks = std::max<int64_t>(1, size / kReduceChunk), steps = ceil_div(size, kReduceStep);
+  return ceil_div(steps, chunks) * kReduceStep;
+}
 
 inline int64_t total_k(const Gemm& g) {
   int64_t k = 0;
@@ -69,12 +82,20 @@ inline bool can_dot(const Gemm& g, int pack) {
   return true;
 }
 
-// channels_last with few pixels: C^T = W X^T reads W in place and packs X, where C = X W^T would pack the larger W.
-inline bool packs_pixels(const Gemm& g) {
-  if (g.pixels != Pixels::on_m || g.segments == 0 || g.m.count() >= g.n.count()) return false;
-  for (int i = 0; i < g.segments; ++i)
-    if (g.segment[i].b.row.step[kRank - 1] != 1 || g.segment[i].b.col.step[kRank - 1] == 1) return false;
-  return true;
+// Few pixels: whether C^T = B^T A^T, which packs the pixels' operand and stores C upright, costs less than packing W.
+// That is W^T of forward in channels_last and of dX in NCHW; the other products read W in place.
+inline bool turns(const Gemm& g, int element_bytes) {
+  if (g.pixels == Pixels::on_k || g.segments == 0) return false;
+  const bool on_m = g.pixels == Pixels::on_m;
+  for (int i = 0; i < g.segments; ++i) {
+    const Matrix& w = on_m ? g.segment[i].b : g.segment[i].a;
+    const int64_t k_step = (on_m ? w.row : w.col).step[kRank - 1], step = (on_m ? w.col : w.row).step[kRank - 1];
+    if (on_m ? k_step != 1 || step == 1 : k_step == 1 || step != 1) return false;
+  }
+  if (!on_m && (g.n.count() != g.n.size[kRank - 1] || g.c.col.step[kRank - 1] != 1)) return false;
+  const double pixels = double((on_m ? g.m : g.n).count()), channels = double((on_m ? g.n : g.m).count());
+  // Storing an upright element costs as much as packing 2 of fp32, 4 of bf16.
+  return double(total_k(g)) * (channels - pixels) > 8.0 / element_bytes * pixels * channels;
 }
 
 inline Gemm transposed(Gemm g) {
@@ -86,7 +107,7 @@ inline Gemm transposed(Gemm g) {
   }
   turn(g.c), turn(g.z), turn(g.residual);
   g.bias_on_m = !g.bias_on_m;
-  g.pixels = Pixels::on_n;
+  g.pixels = g.pixels == Pixels::on_m ? Pixels::on_n : Pixels::on_m;
   return g;
 }
 
@@ -102,7 +123,8 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 ? inner : p.n;
   p.dots = p.run % tiling.lanes <= kMostDots && can_dot(g, tiling.pack) ? int(p.run % tiling.lanes) : 0;
   // C with consecutive rows is stored in squares of `lanes` rows, which tiles of 4 or 8 rows make up without remainder.
-  p.upright = g.pixels == Pixels::on_n && g.c.row.step[kRank - 1] == 1 && (g.c.col.step[kRank - 1] != 1 || p.n == 1);
+  p.upright = g.pixels != Pixels::on_k && g.m.count() == g.m.size[kRank - 1] && g.c.row.step[kRank - 1] == 1 &&
+              (g.c.col.step[kRank - 1] != 1 || p.n == 1);
   const int most_vectors = p.upright ? std::min(tiling.vectors, 3) : tiling.vectors;
   const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
   p.panels_per_run = std::max<int64_t>(1, ceil_div(run_vectors, most_vectors));
@@ -133,7 +155,9 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
     case Pixels::on_k: {
       // The split over pixels decides the order of summation, so it depends on the shape alone, not on the threads.
       if (p.m * p.n <= kSplitElements)
-        p.k_parts = std::clamp<int64_t>(std::min(int64_t(flops / kSplitFlops), k / kReduceChunk), 1, 8);
+        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kReduceChunk))
+          p.k_parts *= 2;
+      p.at_once = p.k_parts == 1 && k <= kReduceAtOnce && g.segment[0].k.count() / g.segment[0].k.size[kRank - 1] <= 8;
       p.n_parts = std::min(p.panels, ceil_div(wanted, p.k_parts));
       p.m_parts = std::min(blocks, ceil_div(wanted, p.k_parts * p.n_parts));
       break;

@@ -255,6 +255,20 @@ PW_INLINE T sum_of(Vec<T> v) {
   return sum_of<Vec<T>::size / 2>(v, std::make_integer_sequence<int, Vec<T>::size>());
 }
 
+// Every second lane of two vectors that follow one another.
+template <class T, int... I>
+PW_INLINE Vec<T> evens(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a.v, b.v, (2 * I)...);
+#else
+  return __builtin_shuffle(a.v, b.v, typename Vec<T>::Mask{(2 * I)...});
+#endif
+}
+template <class T>
+PW_INLINE Vec<T> evens(Vec<T> a, Vec<T> b) {
+  return evens(a, b, std::make_integer_sequence<int, Vec<T>::size>());
+}
+
 // Transposes `size` vectors in place: log2(size) rounds that swap the off-diagonal blocks of 2 D x 2 D squares.
 template <class T, int D, int... C>
 PW_INLINE void swap_blocks(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, C...>) {
