@@ -90,7 +90,7 @@ class Runner {
       if (weights != weights_) forget(pixels_on_n ? a_ready_ : b_ready_);
       if (pixels != pixels_) forget(pixels_on_n ? b_ready_ : a_ready_);
       weights_ = weights, pixels_ = pixels;
-      const Range blocks = cpu::part(cpu::ceil_div(plan_.m, plan_.rows), plan_.m_parts, pixels_on_n ? outer : inner);
+      const Range blocks = cpu::part(plan_.blocks, plan_.m_parts, pixels_on_n ? outer : inner);
       const Range panels = cpu::part(plan_.panels, plan_.n_parts, pixels_on_n ? inner : outer);
       if (g.pixels == Pixels::on_k && !plan_.at_once)
         reduce(g, unit / plan_.units, k_part, blocks, panels);
@@ -182,7 +182,7 @@ class Runner {
       if (dots) dot_columns(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        const Range rows{block * plan_.rows, std::min((block + 1) * plan_.rows, plan_.m)};
+        const Range rows = plan_.rows_of(block);
         a_strips(g, rows, block - blocks.begin, blocks.size(), strips);
         if (sums)
           sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);

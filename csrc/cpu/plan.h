@@ -16,6 +16,8 @@ struct Tiling {
 };
 
 constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
+constexpr int64_t kEvenUnits = 16;          // units per task: below, one more for one task than for another is seen
+constexpr int64_t kFewPixels = 2048;        // channels_last: beyond, a thread's packing of all of W is below 2 %
 constexpr int64_t kCacheBytes = 256 << 10;  // of pixels that stay in the second-level cache while W streams past
 constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
 constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
@@ -43,6 +45,7 @@ inline Range part(int64_t size, int64_t parts, int64_t i) { return {size * i / p
 struct Plan {
   int lanes, tile_rows, rows;  // most rows of a tile, and of the block that is finished together
   int64_t m, n;
+  int64_t blocks;  // of rows
   int64_t run;  // columns that panels do not cross the multiples of
   int dots;     // last columns of a run that are summed up along k one by one
   int64_t panels_per_run, panels;
@@ -58,6 +61,10 @@ struct Plan {
     const int64_t start = panel / panels_per_run * run, i = panel % panels_per_run;
     const Range v = part(ceil_div(run - dots, lanes), panels_per_run, i);
     return {start + v.begin * lanes, start + (i + 1 == panels_per_run ? run : v.end * lanes)};
+  }
+  // Rows of one block: shared out evenly too, but for upright blocks, which are whole squares.
+  Range rows_of(int64_t block) const {
+    return upright ? Range{block * rows, std::min((block + 1) * rows, m)} : part(m, blocks, block);
   }
   int dots_of(int64_t panel) const { return (panel + 1) % panels_per_run == 0 ? dots : 0; }
 };
@@ -133,35 +140,49 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   p.tile_rows = tiling.rows[vectors - 1];
   if (p.upright) p.tile_rows = std::min(p.tile_rows >= 8 ? 8 : 4, tiling.lanes);
   p.rows = int(std::min<int64_t>(p.upright ? tiling.lanes : p.tile_rows, p.m));
-  const int64_t blocks = ceil_div(p.m, p.rows);
+  p.blocks = ceil_div(p.m, p.rows);
 
   const int64_t tasks = std::max<int64_t>(1, std::min<int64_t>(threads, int64_t(flops * products / kGrainFlops)));
   const int64_t wanted = tasks == 1 ? 1 : ceil_div(4 * tasks, products);  // units of one product, for balance
   const int64_t weights = g.pixels == Pixels::on_n ? p.m : p.n, weight_parts = ceil_div(weights * k * 4, kPackedBytes);
+  // At least `least` parts, and as many as make the units a multiple of the tasks, if there are so many.
+  const auto shared = [&](int64_t least, int64_t most, int64_t others) {
+    int64_t parts = std::clamp<int64_t>(least, 1, most);
+    while (parts < most && parts < least + tasks && parts * others % tasks != 0) ++parts;
+    return parts;
+  };
   switch (g.pixels) {
     case Pixels::on_n: {
       p.n_parts = p.panels;
-      p.m_parts = std::min(blocks, std::max(ceil_div(wanted, p.n_parts), weight_parts));
+      const bool few = p.panels % tasks != 0 && p.panels < kEvenUnits * tasks;
+      p.m_parts = std::max(ceil_div(wanted, p.n_parts), weight_parts);
+      p.m_parts = few ? shared(p.m_parts, p.blocks, p.n_parts) : std::min(p.blocks, p.m_parts);
       break;
     }
     case Pixels::on_m: {
       const int64_t fitting = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(1, k * element_bytes * p.rows));
-      p.m_parts = std::min(blocks, std::max(ceil_div(blocks, std::max<int64_t>(fitting, 8)), wanted));
-      // Few pixels: share out the weights instead, so that no thread packs what another packs too.
-      if (tasks > 1 && p.m < 56 * tasks) p.m_parts = 1;
+      p.m_parts = std::min(p.blocks, std::max(ceil_div(p.blocks, std::max<int64_t>(fitting, 8)), wanted));
       p.n_parts = std::min(p.panels, std::max(p.m_parts >= tasks ? 1 : ceil_div(tasks, p.m_parts), weight_parts));
+      // Few pixels: share out the weights instead, so that hardly any thread packs what another packs too.
+      if (tasks > 1 && p.m < kFewPixels) {
+        p.n_parts = p.panels;
+        p.m_parts = shared(p.panels % tasks ? ceil_div(wanted, p.panels) : 1, p.blocks, p.panels);
+      }
       break;
     }
     case Pixels::on_k: {
       // The split over pixels decides the order of summation, so it depends on the shape alone, not on the threads.
       if (p.m * p.n <= kSplitElements)
-        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kReduceChunk))
-          p.k_parts *= 2;
+        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kReduceChunk)) p.k_parts *= 2;
       p.at_once = p.k_parts == 1 && k <= kReduceAtOnce && g.segment[0].k.count() / g.segment[0].k.size[kRank - 1] <= 8;
       p.n_parts = std::min(p.panels, ceil_div(wanted, p.k_parts));
-      p.m_parts = std::min(blocks, ceil_div(wanted, p.k_parts * p.n_parts));
+      p.m_parts = shared(ceil_div(wanted, p.k_parts * p.n_parts), p.blocks, p.k_parts * p.n_parts);
       break;
     }
+  }
+  if (!p.upright) {
+    p.blocks = std::min(p.m, ceil_div(p.blocks, p.m_parts) * p.m_parts);
+    p.rows = int(ceil_div(p.m, p.blocks));
   }
   p.units = p.m_parts * p.n_parts * p.k_parts;
   p.streamed = g.pixels != Pixels::on_k && p.m * p.n * products * element_bytes >= kStreamBytes;
