@@ -70,6 +70,15 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
          double beta) { return pw::explain_conv(PW_CONV_PASS); },
       "The plan of a call of the operator conv with these arguments, line by line; nothing is computed.");
   m.def(
+      "force_cpu_plan",
+      [](int turned, int packed, int streamed, int dots, int at_once, int split) {
+        pw::cpu::forced = {turned, packed, streamed, dots, at_once, split};
+      },
+      pybind11::arg("turned") = -1, pybind11::arg("packed") = -1, pybind11::arg("streamed") = -1,
+      pybind11::arg("dots") = -1, pybind11::arg("at_once") = -1, pybind11::arg("split") = -1,
+      "For tests: decides parts of the CPU's plans (csrc/cpu/plan.h, Forced); without arguments the rules decide "
+      "again.");
+  m.def(
       "has_cuda",
       [] {
 #ifdef WITH_CUDA

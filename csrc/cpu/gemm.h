@@ -217,6 +217,7 @@ class Runner {
       else if (g.pixels != Pixels::on_k && a_step != 1 && k > 64 && plan_.panels > 2)
         a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
     }
+    if (cpu::forced.packed == 1) a_direct_ = b_direct_ = false;
     for (int i = 0; i < stretches_; ++i)
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
   }

@@ -28,6 +28,12 @@ constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a pack
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
 constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
 
+// What tests may decide instead of the rules below: 0 no, 1 yes wherever it is possible, -1 by the rules.
+struct Forced {
+  int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1;
+};
+inline Forced forced;
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Range {
@@ -45,9 +51,10 @@ inline Range part(int64_t size, int64_t parts, int64_t i) { return {size * i / p
 struct Plan {
   int lanes, tile_rows, rows;  // most rows of a tile, and of the block that is finished together
   int64_t m, n;
-  int64_t blocks;  // of rows
-  int64_t run;  // columns that panels do not cross the multiples of
-  int dots;     // last columns of a run that are summed up along k one by one
+  int64_t blocks;    // of rows
+  int64_t run;       // columns that panels do not cross the multiples of
+  int line_vectors;  // that fill a cache line of C
+  int dots;          // last columns of a run that are summed up along k one by one
   int64_t panels_per_run, panels;
   int64_t m_parts, n_parts;  // units of rows, and of panels
   bool at_once = false;      // dW over so few pixels that it runs like forward
@@ -56,10 +63,10 @@ struct Plan {
   bool streamed = false;     // C bypasses the caches: it would not stay there until it is read
   int64_t units;             // of one product: m_parts * n_parts * k_parts
 
-  // Columns of one panel: a run is shared out evenly in whole vectors, so that no panel is a sliver.
+  // Columns of one panel: a run is shared out evenly in whole lines of C, so that no panel is a sliver.
   Range columns(int64_t panel) const {
     const int64_t start = panel / panels_per_run * run, i = panel % panels_per_run;
-    const Range v = part(ceil_div(run - dots, lanes), panels_per_run, i);
+    const Range v = part_in_steps(ceil_div(run - dots, lanes), panels_per_run, i, line_vectors);
     return {start + v.begin * lanes, start + (i + 1 == panels_per_run ? run : v.end * lanes)};
   }
   // Rows of one block: shared out evenly too, but for upright blocks, which are whole squares.
@@ -83,7 +90,7 @@ inline int64_t total_k(const Gemm& g) {
 
 // Whether A can be read in vectors along k.
 inline bool can_dot(const Gemm& g, int pack) {
-  if (g.pixels == Pixels::on_k || pack == 0) return false;
+  if (g.pixels == Pixels::on_k || pack == 0 || forced.dots == 0 || forced.packed == 1) return false;
   for (int i = 0; i < g.segments; ++i)
     if (g.segment[i].a.col.step[kRank - 1] != 1 || g.segment[i].k.count() % pack) return false;
   return true;
@@ -92,7 +99,8 @@ inline bool can_dot(const Gemm& g, int pack) {
 // Few pixels: whether C^T = B^T A^T, which packs the pixels' operand and stores C upright, costs less than packing W.
 // That is W^T of forward in channels_last and of dX in NCHW; the other products read W in place.
 inline bool turns(const Gemm& g, int element_bytes) {
-  if (g.pixels == Pixels::on_k || g.segments == 0) return false;
+  if (g.pixels == Pixels::on_k || g.segments == 0 || forced.turned == 0) return false;
+  if (forced.turned == 1) return true;
   const bool on_m = g.pixels == Pixels::on_m;
   for (int i = 0; i < g.segments; ++i) {
     const Matrix& w = on_m ? g.segment[i].b : g.segment[i].a;
@@ -134,6 +142,8 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
               (g.c.col.step[kRank - 1] != 1 || p.n == 1);
   const int most_vectors = p.upright ? std::min(tiling.vectors, 3) : tiling.vectors;
   const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
+  p.line_vectors = !p.upright && run_vectors > 1 ? std::max(1, 64 / (tiling.lanes * element_bytes)) : 1;
+  if (most_vectors % p.line_vectors) p.line_vectors = 1;
   p.panels_per_run = std::max<int64_t>(1, ceil_div(run_vectors, most_vectors));
   p.panels = p.panels_per_run * (p.n / p.run);
   const int64_t vectors = std::clamp<int64_t>(run_vectors, 1, most_vectors);
@@ -172,9 +182,12 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
     }
     case Pixels::on_k: {
       // The split over pixels decides the order of summation, so it depends on the shape alone, not on the threads.
-      if (p.m * p.n <= kSplitElements)
-        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kReduceChunk)) p.k_parts *= 2;
-      p.at_once = p.k_parts == 1 && k <= kReduceAtOnce && g.segment[0].k.count() / g.segment[0].k.size[kRank - 1] <= 8;
+      if (forced.split == 1 && k > 0) p.k_parts = std::min<int64_t>(8, ceil_div(k, kReduceStep));
+      if (forced.split == -1 && p.m * p.n <= kSplitElements)
+        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kReduceChunk))
+          p.k_parts *= 2;
+      p.at_once = forced.at_once != 0 && p.k_parts == 1 && k <= kReduceAtOnce &&
+                  g.segment[0].k.count() / g.segment[0].k.size[kRank - 1] <= 8;
       p.n_parts = std::min(p.panels, ceil_div(wanted, p.k_parts));
       p.m_parts = shared(ceil_div(wanted, p.k_parts * p.n_parts), p.blocks, p.k_parts * p.n_parts);
       break;
@@ -185,7 +198,8 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
     p.rows = int(ceil_div(p.m, p.blocks));
   }
   p.units = p.m_parts * p.n_parts * p.k_parts;
-  p.streamed = g.pixels != Pixels::on_k && p.m * p.n * products * element_bytes >= kStreamBytes;
+  p.streamed = g.pixels != Pixels::on_k &&
+               (forced.streamed == -1 ? p.m * p.n * products * element_bytes >= kStreamBytes : forced.streamed == 1);
   return p;
 }
 

@@ -1,0 +1,118 @@
+"""Every way the CPU kernels can compute a product, forced on every class of shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+import pointwise_ext as pw
+from tests.problem import Problem, gradients
+from tests.tolerance import assert_bitwise_equal
+
+_C = pytest.importorskip("pointwise_ext._C")
+
+PLANS = [
+    {"turned": 1},
+    {"turned": 1, "packed": 1},
+    {"turned": 0},
+    {"packed": 1},
+    {"streamed": 1},
+    {"streamed": 1, "turned": 1},
+    {"dots": 0},
+    {"dots": 0, "turned": 1},
+    {"at_once": 0},
+    {"at_once": 0, "packed": 1},
+    {"split": 1},
+]
+# 49 and 196 pixels leave 1 and 4 columns over; 64 channels are whole lines; the others are ragged in every dimension.
+SHAPES = {
+    "7x7": Problem(channels=(130,), out_channels=67, batch=1, size=(7, 7), activation="relu"),
+    "7x7 batch": Problem(channels=(48,), out_channels=64, batch=3, size=(7, 7), residual=True, activation="silu"),
+    "14x14": Problem(channels=(64,), out_channels=64, batch=1, size=(14, 14), activation="relu", residual=True),
+    "28x28 stride 2": Problem(channels=(33,), out_channels=40, size=(29, 28), stride=2, activation="relu6"),
+    "one pixel": Problem(channels=(96,), out_channels=33, batch=1, size=(1, 1), activation="sigmoid"),
+    "few channels": Problem(channels=(3,), out_channels=10, size=(13, 11), activation="hardswish"),
+    "two inputs, padding": Problem(channels=(37, 70), out_channels=53, size=(13, 11), padding=1, activation="gelu"),
+    "groups": Problem(channels=(48,), out_channels=36, groups=3, size=(9, 9), activation="relu"),
+    "long sum": Problem(channels=(700, 601), out_channels=20, batch=1, size=(5, 5), activation="relu"),
+    "many pixels": Problem(channels=(16,), out_channels=24, size=(40, 33), activation="relu"),
+}
+DTYPES = ["float32", "bfloat16", "float16", "float64"]
+
+
+@pytest.fixture
+def force() -> Iterator:
+    yield _C.force_cpu_plan
+    _C.force_cpu_plan()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_every_plan_is_right(force, plan: dict, shape: str) -> None:
+    for layout in ("contiguous", "channels_last"):
+        for dtype in DTYPES:
+            force(**plan)
+            replace(SHAPES[shape], layout=layout, dtype=dtype).check()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_streaming_changes_no_bit(force, dtype: str, shape: str) -> None:
+    for layout in ("contiguous", "channels_last"):
+        problem = replace(SHAPES[shape], layout=layout, dtype=dtype)
+        force(streamed=0)
+        want = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+        force(streamed=1)
+        got = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+        for name, value in want.items():
+            assert_bitwise_equal(got[name], value, name)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_no_plan_depends_on_the_threads(force, plan: dict, threads: int) -> None:
+    force(**plan)
+    before = torch.get_num_threads()
+    problems = [replace(SHAPES["two inputs, padding"], channels=(120, 70), layout=layout, size=(24, 25), dtype=dtype)
+                for layout in ("contiguous", "channels_last") for dtype in ("float32", "bfloat16")]  # fmt: skip
+    try:
+        for problem in problems:
+            torch.set_num_threads(1)
+            want = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+            torch.set_num_threads(threads)
+            got = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+            for name, value in want.items():
+                assert_bitwise_equal(got[name], value, name)
+    finally:
+        torch.set_num_threads(before)
+
+
+def plan_of(problem: Problem) -> str:
+    t = problem.placed()
+    return str(pw.explain(t["x0"], t["weight"], t.get("bias"), activation=problem.activation))
+
+
+@pytest.mark.skipif(not _C.cpu_capability().startswith("avx512"), reason="sizes of AVX-512's tiles")
+def test_the_rules_choose_what_was_measured_to_be_faster() -> None:
+    deep = Problem(channels=(512,), out_channels=1024, batch=1, size=(7, 7), layout="channels_last")
+    assert "transposed" in plan_of(deep)
+    assert "1 columns along K" in plan_of(deep)
+    assert "transposed" not in plan_of(replace(deep, size=(56, 56)))
+    assert "transposed" not in plan_of(replace(deep, layout="contiguous"))
+    assert "bypasses" in plan_of(Problem(channels=(16,), out_channels=96, batch=2, size=(112, 112)))
+    assert "bypasses" not in plan_of(Problem(channels=(64,), out_channels=32, batch=1, size=(28, 28)))
+
+
+def test_an_upright_result_beside_what_must_not_change() -> None:
+    """Channels_last with few pixels is stored in squares: nothing outside of a sliced result is written."""
+    x = torch.randn(1, 300, 3, 3).to(memory_format=torch.channels_last)
+    weight = torch.randn(301, 300, 1, 1)
+    whole = torch.full((1, 3, 3, 400), 7.0).permute(0, 3, 1, 2)
+    out = whole[:, 50:351]
+    pw.pointwise_conv(x, weight, out=out)
+    assert torch.allclose(out, torch.conv2d(x, weight), atol=1e-3)
+    assert (whole[:, :50] == 7).all()
+    assert (whole[:, 351:] == 7).all()
