@@ -33,7 +33,8 @@ struct GradRows {
   // Channels innermost: pixels [first, first + count) of all channels.
   template <bool UNIT>
   void pixels(int64_t first, int count, const int64_t (&step)[3], acc_t<T>* sums) const {
-    int64_t in[cpu::kGradPixels], kept[cpu::kGradPixels] = {}, out[cpu::kGradPixels] = {};
+    constexpr int64_t kMost = cpu::kGradPixels + L;  // shares are rounded to vectors
+    int64_t in[kMost], kept[kMost] = {}, out[kMost] = {};
     fill_offsets(p.pixels, p.dy.row, first, count, 1, in);
     if (dz) fill_offsets(p.pixels, p.saved.row, first, count, 1, kept);
     if (dz) fill_offsets(p.pixels, p.dz.row, first, count, 1, out);
@@ -53,11 +54,10 @@ struct GradRows {
     for (; i < count; ++i) some(i, std::integral_constant<int, 1>());
   }
 
-  // Pixels innermost: one run of pixels, channel by channel. Lanes past the end hold dy = 0 and add nothing.
+  // Pixels innermost: `length` pixels, channel by channel. Lanes past the end hold dy = 0 and add nothing.
   template <bool UNIT>
-  void run(int64_t first, const int64_t (&step)[3], acc_t<T>* sums) const {
+  void run(int64_t first, int64_t length, const int64_t (&step)[3], acc_t<T>* sums) const {
     constexpr int d = kRank - 1, kTogether = 4;  // sums, so that no addition waits for the last
-    const int64_t length = p.pixels.size[d];
     const int64_t in0 = offset(p.pixels, p.dy.row, first), kept0 = offset(p.pixels, p.saved.row, first),
                   out0 = offset(p.pixels, p.dz.row, first);
     for (int64_t c = 0; c < p.channels; ++c) {
@@ -82,12 +82,13 @@ struct GradRows {
     const auto step_of = [&](const Matrix& m) { return inner ? m.col.step[d] : m.row.step[d]; };
     const int64_t step[3] = {step_of(p.dy), step_of(p.saved), step_of(p.dz)};
     const bool unit = step[0] == 1 && (!dz || (step[1] == 1 && step[2] == 1));
-    const int64_t first = row * (inner ? cpu::kGradPixels : p.pixels.size[d]);
-    const int count = int(std::min(cpu::kGradPixels, p.pixels.count() - first));
+    const int64_t per_run = cpu::grad_rows_per_run(p), run_length = cpu::grad_run(p);
+    const cpu::Range part = cpu::part_in_steps(run_length, per_run, row % per_run, L);
+    const int64_t first = row / per_run * run_length + part.begin;
     if (inner)
-      unit ? pixels<true>(first, count, step, sums) : pixels<false>(first, count, step, sums);
+      unit ? pixels<true>(first, int(part.size()), step, sums) : pixels<false>(first, int(part.size()), step, sums);
     else
-      unit ? run<true>(first, step, sums) : run<false>(first, step, sums);
+      unit ? run<true>(first, part.size(), step, sums) : run<false>(first, part.size(), step, sums);
   }
 };
 

@@ -22,13 +22,17 @@ struct Kernels {
   void (*activation_grad)(const ActivationGrad&, void* partial, int64_t begin, int64_t end);
 };
 
-// Pixels of dZ done together. Where channels are the innermost dimension a row is this many pixels of all channels,
-// otherwise it is one run of the innermost pixel dimension.
-constexpr int64_t kGradPixels = 256;
+// Pixels of dZ done together, a row: of all channels where those are the innermost dimension, else of one channel after
+// the other. A row is short enough for small images to have two: what one thread alone has written, the others read
+// slowly.
+constexpr int64_t kGradPixels = 128;
 inline bool channels_inner(const ActivationGrad& p) { return p.dy.col.step[kRank - 1] == 1 && p.channels > 1; }
-inline int64_t grad_rows(const ActivationGrad& p) {
-  return channels_inner(p) ? ceil_div(p.pixels.count(), kGradPixels) : p.pixels.count() / p.pixels.size[kRank - 1];
+// Rows of a run: the pixels in one stretch of memory.
+inline int64_t grad_run(const ActivationGrad& p) {
+  return channels_inner(p) ? p.pixels.count() : p.pixels.size[kRank - 1];
 }
+inline int64_t grad_rows_per_run(const ActivationGrad& p) { return ceil_div(grad_run(p), kGradPixels); }
+inline int64_t grad_rows(const ActivationGrad& p) { return grad_rows_per_run(p) * (p.pixels.count() / grad_run(p)); }
 
 // All sets this build has, best first; the one in use is the first supported, or the one POINTWISE_EXT_CPU names.
 const Kernels* const* all_kernels();  // null-terminated
