@@ -17,7 +17,7 @@ Peak memory: of one call, added up over the class, by PyTorch's allocator; buffe
 (MKL's, and this package's panel per thread) are not in it, nor what runtimes with an allocator of their own take.
 ONNX Runtime and OpenVINO write into outputs bound beforehand. All others, this package too, allocate y in every call as
 their users do, which costs most above 32 MB, where glibc asks the system for new pages each time. ONNX Runtime has no
-channels_last convolution. Both are timed once OpenMP's idle threads sleep, and all others once theirs do.
+channels_last convolution. Where one of them takes part, every sample starts after the others' idle threads sleep.
 """.strip()
 
 

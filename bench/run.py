@@ -77,12 +77,11 @@ class Bench:
         self.roster.drop(peer, problem)
         return None
 
-    def _sample(self, peer: Peer, call: Call, operands: Operands) -> tuple[Sample, str]:
+    def _sample(self, peer: Peer, call: Call, operands: Operands, crowded: bool) -> tuple[Sample, str]:
         if operands.problem.device == "cpu":
             run = keeping(timed(call, operands), len(operands.images))
             sample = measure.cpu_sample(run, self.effort)
-            undisturbed = not peer.spin_ms or operands.problem.threads == 1
-            return sample if undisturbed else measure.settled(sample, run, peer.spin_ms), "cpu"
+            return measure.settled(sample, run, peer.spin_ms) if crowded else sample, "cpu"
         from bench.measure_cuda import cuda_sample
 
         with torch.cuda.stream(self.stream):  # a backward pass runs where its forward pass ran
@@ -97,7 +96,8 @@ class Bench:
         with torch.inference_mode(problem.mode == "forward"):
             calls = {peer: self._prepare(peer, operands, want) for peer in self.roster.present(problem)}
             ready = {peer: call for peer, call in calls.items() if call is not None}
-            samples = {peer.name: self._sample(peer, call, operands) for peer, call in ready.items()}
+            crowded = problem.threads != 1 and any(peer.spin_ms for peer in ready)
+            samples = {peer.name: self._sample(peer, call, operands, crowded) for peer, call in ready.items()}
             with self.others.watch():
                 timings = measure.interleave({name: sample for name, (sample, _) in samples.items()}, self.effort)
             operands.images = operands.images[:1]  # one call shows the peak, whichever images it sees

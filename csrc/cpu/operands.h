@@ -1,0 +1,210 @@
+// The operands of a product as strips for the microkernel: read in place where it can, packed otherwise.
+#pragma once
+#include "epilogue.h"
+#include "kernels.h"
+#include "pack.h"
+#include "plan.h"
+
+namespace pw::PW_ISA {
+
+using cpu::Plan;
+using cpu::Range;
+
+constexpr int kStrips = 16;                            // pieces of k handed to one tile
+// Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
+template <class Elem>
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  Elem* get(int64_t elements) {
+    if (elements > size_) {
+      std::free(data_);
+      data_ = static_cast<Elem*>(std::aligned_alloc(64, (elements * sizeof(Elem) + 63) / 64 * 64));
+      if (!data_) throw std::bad_alloc();
+      size_ = elements;
+    }
+    return data_;
+  }
+  void trim() {
+    constexpr int64_t kKeep = 16 << 20;
+    if (size_ * int64_t(sizeof(Elem)) > kKeep) std::free(data_), data_ = nullptr, size_ = 0;
+  }
+
+ private:
+  Elem* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+// A stretch of k along which both operands advance by a constant step.
+struct Stretch {
+  int segment;
+  int64_t k, a_offset, b_offset;  // length; where it starts in A and B
+};
+
+// The next stretches from a position on, each at most `longest` and all together at most `most` values of k.
+inline int next_stretches(const Gemm& g, int& segment, int64_t& position, int64_t longest, int64_t most, Stretch* out) {
+  int count = 0;
+  for (int64_t left = most; segment < g.segments && left > 0 && count < kStrips;) {
+    const Segment& s = g.segment[segment];
+    const int64_t total = s.k.count(), inner = s.k.size[kRank - 1];
+    if (position < total) {
+      const int64_t length = std::min({longest, left, inner - position % inner, total - position});
+      out[count++] = {segment, length, offset(s.k, s.a.col, position), offset(s.k, s.b.row, position)};
+      position += length, left -= length;
+    }
+    if (position >= total) ++segment, position = 0;
+  }
+  return count;
+}
+
+template <class T, class D>
+class Operands {
+  using Elem = typename D::Elem;
+  using Acc = typename D::Acc;
+  static constexpr bool kSame = std::is_same_v<T, Elem>;  // operands may be read in place
+
+ public:
+  explicit Operands(const Plan& plan) : plan_(plan) {}
+
+  int stretches() const { return stretches_; }
+  int64_t values() const { return values_; }  // of k in all stretches
+  const Elem* dot_column(int stretch, int column) const { return dot_b_[stretch][column]; }
+
+  // Moves on to the next stretches.
+  void take(const Gemm& g, int& segment, int64_t& position, int64_t longest, int64_t most) {
+    stretches_ = next_stretches(g, segment, position, longest, most, stretch_);
+    values_ = 0;
+    for (int i = 0; i < stretches_; ++i) values_ += stretch_[i].k;
+  }
+
+  // What was packed of an operand serves until its part changes.
+  void forget_a() { std::fill(a_ready_.begin(), a_ready_.end(), false); }
+  void forget_b() { std::fill(b_ready_.begin(), b_ready_.end(), false); }
+  void trim() { a_scratch().trim(), b_scratch().trim(), dot_scratch().trim(); }
+
+  // Which operands the tiles may read in place.
+  void choose(const Gemm& g, Range blocks) {
+    depth_ = 0;
+    a_direct_ = kSame || D::kPack == 2;
+    b_direct_ = kSame && (kBytes == 64 || blocks.size() < 4);  // shorter vectors use little of each line they touch
+    for (int i = 0; i < stretches_; ++i) {
+      const int64_t a_step = g.segment[stretch_[i].segment].a.col.step[kRank - 1], k = stretch_[i].k;
+      depth_ += cpu::ceil_div(k, D::kPack);
+      if (D::kPack == 2)  // a pair is one element: its two k must be neighbours, and none may be left over
+        a_direct_ = a_direct_ && a_step == 1 && k % 2 == 0;
+      else if (g.pixels != Pixels::on_k && a_step != 1 && k > 64 && plan_.panels > 2)
+        a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
+    }
+    if (cpu::forced.packed == 1) a_direct_ = b_direct_ = false;
+    for (int i = 0; i < stretches_; ++i)
+      a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
+  }
+
+  void a_strips(const Gemm& g, Range rows, int64_t slot, int64_t slots, Strip<Elem>* strips) {
+    const int m = int(rows.size());
+    Elem* dst = nullptr;
+    if (!a_direct_) {
+      if (int64_t(a_ready_.size()) != slots) a_ready_.assign(slots, false);
+      dst = a_scratch().get(slots * depth_ * plan_.rows) + slot * depth_ * plan_.rows;
+    }
+    for (int i = 0; i < stretches_; ++i) {
+      const Matrix& a = g.segment[stretch_[i].segment].a;
+      const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
+      const int64_t k_step = a.col.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
+      strips[i].k = steps;
+      if (a_direct_) {
+        const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, m);
+        strips[i].a = reinterpret_cast<const Elem*>(start);
+        strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
+        continue;
+      }
+      if (!a_ready_[slot]) {
+        const int64_t start = a_rows_[i].seek(rows.begin, m);
+        pack<T, D>(p + start, a_rows_[i].table(), m, stretch_[i].k, k_step, dst, m);
+      }
+      strips[i].a = dst, strips[i].a_row = kPackedRows.table, strips[i].a_step = m;
+      dst += steps * m;
+    }
+    if (dst) a_ready_[slot] = true;
+  }
+
+  void b_strips(const Gemm& g, Range columns, int64_t slot, int64_t slots, Strip<Elem>* strips) {
+    constexpr int L = Vec<Acc>::size;
+    const int n = int(columns.size());
+    if (n == 0) return;
+    const int64_t ld = cpu::ceil_div(n, L) * L;
+    Elem* dst = nullptr;
+    for (int i = 0; i < stretches_; ++i) {
+      const Matrix& b = g.segment[stretch_[i].segment].b;
+      const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset;
+      const int64_t k_step = b.row.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
+      Columns place;
+      place.seek(g.n, b.col, columns.begin, n);
+      if (b_direct_ && place.unit && (kBytes == 64 || n % L == 0)) {
+        strips[i].b = reinterpret_cast<const Elem*>(p + place.start), strips[i].b_step = k_step;
+        continue;
+      }
+      if (!dst) {
+        const int64_t size = depth_ * L * kVectors;
+        if (int64_t(b_ready_.size()) != slots) b_ready_.assign(slots, false);
+        dst = b_scratch().get(slots * size) + slot * size;
+      }
+      if (!b_ready_[slot]) pack<T, D>(p + place.start, place.counted(n), n, stretch_[i].k, k_step, dst, ld);
+      strips[i].b = dst, strips[i].b_step = ld;
+      dst += steps * ld;
+    }
+    if (dst) b_ready_[slot] = true;
+  }
+
+  // Columns that are summed up along k: read in place where k has unit step, else copied.
+  void dot_columns(const Gemm& g, int64_t begin, int count) {
+    T* dst = nullptr;
+    for (int i = 0; i < stretches_; ++i) {
+      const Matrix& b = g.segment[stretch_[i].segment].b;
+      const int64_t k_step = b.row.step[kRank - 1], k = stretch_[i].k;
+      for (int c = 0; c < count; ++c) {
+        const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset + offset(g.n, b.col, begin + c);
+        if (k_step != 1) {
+          if (!dst) dst = reinterpret_cast<T*>(dot_scratch().get(count * depth_));
+          for (int64_t j = 0; j < k; ++j) dst[j] = p[j * k_step];
+          p = dst, dst += k;
+        }
+        dot_b_[i][c] = reinterpret_cast<const Elem*>(p);
+      }
+    }
+  }
+
+ private:
+  static Scratch<Elem>& a_scratch() {
+    static thread_local Scratch<Elem> scratch;
+    return scratch;
+  }
+  static Scratch<Elem>& b_scratch() {
+    static thread_local Scratch<Elem> scratch;
+    return scratch;
+  }
+  static Scratch<Elem>& dot_scratch() {
+    static thread_local Scratch<Elem> scratch;
+    return scratch;
+  }
+
+  // Rows of a packed operand lie next to each other.
+  struct PackedRows {
+    int64_t table[kBlockRows];
+    constexpr PackedRows() : table() {
+      for (int r = 0; r < kBlockRows; ++r) table[r] = r * int64_t(sizeof(Elem));
+    }
+  };
+  static constexpr PackedRows kPackedRows{};
+
+  const Plan& plan_;
+  bool a_direct_ = false, b_direct_ = false;
+  int64_t values_ = 0, depth_ = 0;  // of k, and elements they make, in all stretches
+  int stretches_ = 0;
+  Stretch stretch_[kStrips];
+  Rows a_rows_[kStrips];
+  const Elem* dot_b_[kStrips][cpu::kMostDots];
+  std::vector<bool> a_ready_, b_ready_;  // packed operands of the current range, by block and panel
+};
+
+}  // namespace pw::PW_ISA
