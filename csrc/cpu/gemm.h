@@ -144,7 +144,8 @@ class Runner {
       for (int r = 0; r < m; ++r)
         sums[r * kBufferLanes + c] = g.bias ? bias_of(g)[g.bias_on_m ? rows.begin + r : column + c] : Acc(0);
       for (int i = 0; i < operands_.stretches(); ++i)
-        kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row, operands_.dot_column(i, c), strips[i].k, sums + c, kBufferLanes);
+        kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row, operands_.dot_column(i, c), strips[i].k, sums + c,
+                              kBufferLanes);
     }
   }
 

@@ -10,7 +10,7 @@ namespace pw::PW_ISA {
 using cpu::Plan;
 using cpu::Range;
 
-constexpr int kStrips = 16;                            // pieces of k handed to one tile
+constexpr int kStrips = 16;  // pieces of k handed to one tile
 // Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
 template <class Elem>
 class Scratch {

@@ -18,12 +18,12 @@ struct Tiling {
 constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
 constexpr int64_t kEvenUnits = 16;          // units per task: below, one more for one task than for another is seen
 constexpr int64_t kFewPixels = 2048;        // channels_last: beyond, a thread's packing of all of W is below 2 %
-constexpr int64_t kCacheBytes = 256 << 10;  // of pixels that stay in the second-level cache while W streams past
+constexpr int64_t kCacheBytes = 256 << 10;  // of X and C that stay in the second-level cache while W streams past
 constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
 constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
 constexpr int64_t kReduceAtOnce = 1024;     // pixels that dW is summed up over in registers, without partial sums
 constexpr int kMostDots = 4;                // columns: each costs about 1/16 of the vector they would leave idle
-constexpr int64_t kStreamBytes = 8 << 20;   // of C: a quarter of a common last-level cache; less is read from there
+constexpr int64_t kStreamBytes = 4 << 20;   // of C: an eighth of a common last-level cache, of which X needs a part too
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
 constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
@@ -170,7 +170,8 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       break;
     }
     case Pixels::on_m: {
-      const int64_t fitting = std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(1, k * element_bytes * p.rows));
+      const int64_t fitting =
+          std::max<int64_t>(1, kCacheBytes / std::max<int64_t>(1, (k + p.n) * element_bytes * p.rows));
       p.m_parts = std::min(p.blocks, std::max(ceil_div(p.blocks, std::max<int64_t>(fitting, 8)), wanted));
       p.n_parts = std::min(p.panels, std::max(p.m_parts >= tasks ? 1 : ceil_div(tasks, p.m_parts), weight_parts));
       // Few pixels: share out the weights instead, so that hardly any thread packs what another packs too.
