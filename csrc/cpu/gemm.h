@@ -117,7 +117,7 @@ class Runner {
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
         const Range rows = plan_.rows_of(block);
-        operands_.a_strips(g, rows, block - blocks.begin, blocks.size(), strips);
+        operands_.a_strips(g, block, blocks, strips);
         if (sums)
           sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
         else

@@ -24,7 +24,7 @@ class Rows {
   void prepare(const Axis& axis, const Steps& steps, int64_t scale) {
     axis_ = &axis, steps_ = &steps, scale_ = scale, flat_ = is_flat(axis), step_ = steps.step[kRank - 1] * scale;
     if (flat_)
-      for (int r = 0; r < kBlockRows; ++r) table_[r] = r * step_;
+      for (int r = 0; r < kPackedTogether; ++r) table_[r] = r * step_;
   }
   // Moves to `count` rows from `begin` on; returns the start.
   int64_t seek(int64_t begin, int count) {
@@ -39,7 +39,7 @@ class Rows {
  private:
   const Axis* axis_ = nullptr;
   const Steps* steps_ = nullptr;
-  int64_t scale_ = 1, step_ = 0, table_[kBlockRows];
+  int64_t scale_ = 1, step_ = 0, table_[kPackedTogether];
   bool flat_ = true;
 };
 

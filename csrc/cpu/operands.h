@@ -85,6 +85,7 @@ class Operands {
   // Which operands the tiles may read in place.
   void choose(const Gemm& g, Range blocks) {
     depth_ = 0;
+    while (plan_.rows << (together_log2_ + 1) <= kPackedTogether) ++together_log2_;
     a_direct_ = kSame || D::kPack == 2;
     b_direct_ = kSame && (kBytes == 64 || blocks.size() < 4);  // shorter vectors use little of each line they touch
     for (int i = 0; i < stretches_; ++i) {
@@ -100,32 +101,39 @@ class Operands {
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
   }
 
-  void a_strips(const Gemm& g, Range rows, int64_t slot, int64_t slots, Strip<Elem>* strips) {
-    const int m = int(rows.size());
+  // Rows are packed for several blocks at once: the 6 of one would leave most of a vector idle.
+  void a_strips(const Gemm& g, int64_t block, Range blocks, Strip<Elem>* strips) {
+    const Range rows = plan_.rows_of(block);
+    const int64_t group = (block - blocks.begin) >> together_log2_;
+    Range packed = rows;
     Elem* dst = nullptr;
     if (!a_direct_) {
-      if (int64_t(a_ready_.size()) != slots) a_ready_.assign(slots, false);
-      dst = a_scratch().get(slots * depth_ * plan_.rows) + slot * depth_ * plan_.rows;
+      const int64_t together = int64_t(1) << together_log2_, first = blocks.begin + group * together;
+      const int64_t groups = cpu::ceil_div(blocks.size(), together), size = depth_ * together * plan_.rows;
+      packed = {plan_.rows_of(first).begin, plan_.rows_of(std::min(first + together, blocks.end) - 1).end};
+      if (int64_t(a_ready_.size()) != groups) a_ready_.assign(groups, false);
+      dst = a_scratch().get(groups * size) + group * size;
     }
+    const int width = int(packed.size());
     for (int i = 0; i < stretches_; ++i) {
       const Matrix& a = g.segment[stretch_[i].segment].a;
       const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
       const int64_t k_step = a.col.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
       strips[i].k = steps;
       if (a_direct_) {
-        const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, m);
+        const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, width);
         strips[i].a = reinterpret_cast<const Elem*>(start);
         strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
         continue;
       }
-      if (!a_ready_[slot]) {
-        const int64_t start = a_rows_[i].seek(rows.begin, m);
-        pack<T, D>(p + start, a_rows_[i].table(), m, stretch_[i].k, k_step, dst, m);
+      if (!a_ready_[group]) {
+        const int64_t start = a_rows_[i].seek(packed.begin, width);
+        pack<T, D>(p + start, a_rows_[i].table(), width, stretch_[i].k, k_step, dst, width);
       }
-      strips[i].a = dst, strips[i].a_row = kPackedRows.table, strips[i].a_step = m;
-      dst += steps * m;
+      strips[i].a = dst + (rows.begin - packed.begin), strips[i].a_row = kPackedRows.table, strips[i].a_step = width;
+      dst += steps * width;
     }
-    if (dst) a_ready_[slot] = true;
+    if (dst) a_ready_[group] = true;
   }
 
   void b_strips(const Gemm& g, Range columns, int64_t slot, int64_t slots, Strip<Elem>* strips) {
@@ -199,8 +207,8 @@ class Operands {
 
   const Plan& plan_;
   bool a_direct_ = false, b_direct_ = false;
-  int64_t values_ = 0, depth_ = 0;  // of k, and elements they make, in all stretches
-  int stretches_ = 0;
+  int64_t values_ = 0, depth_ = 0;         // of k, and elements they make, in all stretches
+  int stretches_ = 0, together_log2_ = 0;  // blocks packed together, as a power of two
   Stretch stretch_[kStrips];
   Rows a_rows_[kStrips];
   const Elem* dot_b_[kStrips][cpu::kMostDots];

@@ -51,10 +51,11 @@ inline Range part(int64_t size, int64_t parts, int64_t i) { return {size * i / p
 struct Plan {
   int lanes, tile_rows, rows;  // most rows of a tile, and of the block that is finished together
   int64_t m, n;
-  int64_t blocks;    // of rows
-  int64_t run;       // columns that panels do not cross the multiples of
-  int line_vectors;  // that fill a cache line of C
-  int dots;          // last columns of a run that are summed up along k one by one
+  int64_t blocks;                     // of rows
+  int64_t least_rows, larger_blocks;  // of a block; the first ones have a row more
+  int64_t run;                        // columns that panels do not cross the multiples of
+  int line_vectors;                   // that fill a cache line of C
+  int dots;                           // last columns of a run that are summed up along k one by one
   int64_t panels_per_run, panels;
   int64_t m_parts, n_parts;  // units of rows, and of panels
   bool at_once = false;      // dW over so few pixels that it runs like forward
@@ -69,9 +70,12 @@ struct Plan {
     const Range v = part_in_steps(ceil_div(run - dots, lanes), panels_per_run, i, line_vectors);
     return {start + v.begin * lanes, start + (i + 1 == panels_per_run ? run : v.end * lanes)};
   }
-  // Rows of one block: shared out evenly too, but for upright blocks, which are whole squares.
+  // Rows of one block: shared out evenly too, but for upright blocks, which are whole squares. No division: this is
+  // asked for every tile.
   Range rows_of(int64_t block) const {
-    return upright ? Range{block * rows, std::min((block + 1) * rows, m)} : part(m, blocks, block);
+    if (upright) return {block * rows, std::min((block + 1) * rows, m)};
+    return {block * least_rows + std::min(block, larger_blocks),
+            (block + 1) * least_rows + std::min(block + 1, larger_blocks)};
   }
   int dots_of(int64_t panel) const { return (panel + 1) % panels_per_run == 0 ? dots : 0; }
 };
@@ -198,6 +202,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
     p.blocks = std::min(p.m, ceil_div(p.blocks, p.m_parts) * p.m_parts);
     p.rows = int(ceil_div(p.m, p.blocks));
   }
+  p.least_rows = p.m / p.blocks, p.larger_blocks = p.m % p.blocks;
   p.units = p.m_parts * p.n_parts * p.k_parts;
   p.streamed = g.pixels != Pixels::on_k &&
                (forced.streamed == -1 ? p.m * p.n * products * element_bytes >= kStreamBytes : forced.streamed == 1);

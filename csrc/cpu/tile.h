@@ -224,7 +224,8 @@ constexpr int kVectors = 2;  // 16 registers
 constexpr int kRows[kVectors] = {8, 6};
 #endif
 constexpr int kMostRows = kRows[0];
-constexpr int kBlockRows = 16;  // of tiles that are finished together
+constexpr int kBlockRows = 16;       // of tiles that are finished together
+constexpr int kPackedTogether = 32;  // rows: a vector of bf16
 constexpr int kMostLanes = kVectors * kBytes / 4;
 
 template <class D>
