@@ -43,7 +43,6 @@ struct GradRows {
       for (int64_t c = 0; c < p.channels; c += L) {
         const int n = int(std::min<int64_t>(L, p.channels - c));
         V sum = load(sums + c, n);
-#pragma GCC unroll 4
         for (int j = i; j < i + together; ++j)
           sum = sum + lanes<UNIT>(in[j] + c * step[0], kept[j] + c * step[1], out[j] + c * step[2], step, n);
         store(sums + c, sum, n);
