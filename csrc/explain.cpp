@@ -20,8 +20,7 @@ std::string size(const Gemm& g, int64_t count) {
 void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   const cpu::Kernels& set = cpu::kernels();
   const int threads = at::get_num_threads(), bytes = int(like.element_size());
-  const bool turned = cpu::turns(*gemms, bytes);
-  const Gemm g = turned ? cpu::transposed(*gemms) : *gemms;
+  const Gemm g = cpu::as_computed(*gemms, bytes);
   const cpu::Plan plan = cpu::make_plan(g, count, set.tiling(g.dtype), bytes, threads);
   const int64_t units = plan.units * count, tasks = cpu::ceil_div(units, cpu::grain(plan, g, count, threads));
   const cpu::Range columns = plan.columns(0);
@@ -29,7 +28,8 @@ void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
                      " x " + std::to_string(columns.size() - plan.dots_of(0));
   if (plan.dots) line += ", " + std::to_string(plan.dots) + " columns along K";
   line += ", " + std::to_string(units) + " units in " + std::to_string(tasks) + (tasks == 1 ? " task" : " tasks");
-  if (turned) line += "; few pixels, so the product is transposed to read the weight in place";
+  if (g.pixels != gemms->pixels && g.pixels != Pixels::on_k)
+    line += "; few pixels, so the product is transposed to read the weight in place";
   if (plan.streamed) line += "; the result is too large for the caches and bypasses them";
   lines.push_back(line);
 }

@@ -47,16 +47,10 @@ at::Tensor gather_bias(const Gemm* gemms, int64_t count, const at::Tensor& like)
 
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   if (gemms->m.count() == 0 || gemms->n.count() == 0) return;
-  // A sum over more channels than can be packed in one piece is done like dW's, over chunks.
-  const bool too_long = gemms->pixels != Pixels::on_k && total_k(*gemms) > kLongestInOnePiece;
+  const bool long_sum = too_long(*gemms);
   c10::SmallVector<Gemm, 1> changed;
-  if (too_long || turns(*gemms, int(like.element_size()))) {
-    changed.append(gemms, gemms + count);
-    for (Gemm& g : changed)
-      if (too_long)
-        g.pixels = Pixels::on_k;
-      else
-        g = transposed(g);
+  if (long_sum || turns(*gemms, int(like.element_size()))) {
+    for (int64_t i = 0; i < count; ++i) changed.push_back(as_computed(gemms[i], int(like.element_size())));
     gemms = changed.data();
   }
   const Gemm& g = gemms[0];
@@ -69,7 +63,7 @@ void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   if (bias.defined()) job.bias = bias.data_ptr();
   // A long dW is summed up in C itself where C has accumulation type and rows of consecutive elements.
   at::Tensor sums;
-  const bool in_place = plan.at_once || (!too_long && plan.k_parts == 1 && like.element_size() >= 4 &&
+  const bool in_place = plan.at_once || (!long_sum && plan.k_parts == 1 && like.element_size() >= 4 &&
                                          (g.c.col.step[kRank - 1] == 1 || plan.n == 1));
   if (g.pixels == Pixels::on_k && !in_place) {
     sums = workspace(count * plan.k_parts * plan.m * plan.n, like);

@@ -130,6 +130,18 @@ inline Gemm transposed(Gemm g) {
   return g;
 }
 
+// A sum over more channels than can be packed in one piece is done like dW's, over chunks.
+inline bool too_long(const Gemm& g) { return g.pixels != Pixels::on_k && total_k(g) > kLongestInOnePiece; }
+
+// The product as it is computed.
+inline Gemm as_computed(Gemm g, int element_bytes) {
+  if (too_long(g)) {
+    g.pixels = Pixels::on_k;
+    return g;
+  }
+  return turns(g, element_bytes) ? transposed(g) : g;
+}
+
 inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int element_bytes, int threads) {
   Plan p;
   p.lanes = tiling.lanes;
