@@ -29,6 +29,8 @@ struct Block {
     return bits % 64 == 0;
   }
   bool unit() const { return !data || column.unit; }
+  // Whether any rows lie as the next ones do.
+  bool regular() const { return !data || row.flat(); }
   // Whether the rows are consecutive elements, as in channels_last seen from the other side.
   bool upright() const { return !data || row.unit(); }
 

@@ -108,6 +108,7 @@ class Runner {
   void sweep(const Gemm& g, Range blocks, Range panels, Acc* sums = nullptr, int64_t sums_step = 0, bool add = false) {
     operands_.choose(g, blocks);
     if (!sums) prepare_blocks(g);
+    const bool even = !sums && operands_.regular() && c_.regular() && residual_.regular() && z_.regular();
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       const Range columns = plan_.columns(panel);
       const int dots = plan_.dots_of(panel), vector_columns = int(columns.size()) - dots;
@@ -115,13 +116,14 @@ class Runner {
       operands_.b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
       if (dots) operands_.dot_columns(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      for (int64_t block = blocks.begin, tiles = 1; block < blocks.end; block += tiles) {
         const Range rows = plan_.rows_of(block);
         operands_.a_strips(g, block, blocks, strips);
+        if (even) tiles = plan_.blocks_alike(block, blocks.end);
         if (sums)
           sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
         else
-          result_tile(g, strips, rows, columns, vector_columns);
+          result_tiles(g, strips, rows, tiles, columns, vector_columns);
       }
     }
   }
@@ -163,30 +165,55 @@ class Runner {
     multiply(strips, operands_.stretches(), rows.size(), columns.size(), t);
   }
 
-  // The first n columns in vectors, the others as dots.
-  void result_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns, int n) {
-    const int m = int(rows.size()), all = int(columns.size());
+  // `tiles` tiles below one another, `rows` those of the first: the first n columns in vectors, the others as dots.
+  void result_tiles(const Gemm& g, Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
+    const int finished = in_registers(g, strips, rows, tiles, columns, n) ? n : 0;
+    if (finished == columns.size()) return;
+    const int64_t m = rows.size();
+    for (; tiles > 0; --tiles, rows.begin += m, rows.end += m) {
+      in_memory(g, strips, rows, columns, n, finished);
+      if (tiles > 1)
+        for (int i = 0; i < operands_.stretches(); ++i)
+          strips[i].a = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(strips[i].a) + strips[i].a_next);
+    }
+  }
+
+  Target<D> target(const Gemm& g, Range rows, Range columns) const {
     Target<D> t;
     if (g.bias) {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
       t.bias = bias_of(g) + (g.bias_on_m ? rows.begin : columns.begin);
     }
-    c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
-    const int stretches = operands_.stretches();
-    const bool long_sum = operands_.values() > kLongestSum && stretches > 1;
-    int finished = 0;
+    return t;
+  }
+
+  bool long_sum() const { return operands_.values() > kLongestSum && operands_.stretches() > 1; }
+
+  // Whether the tiles could be finished in registers, and were.
+  bool in_registers(const Gemm& g, const Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (!long_sum && clamps_ && !plan_.upright && c_.unit() && residual_.unit() && !z_.data) {
-        t.c = c_.first, t.c_row = c_.row.table();
-        t.residual = residual_.data ? residual_.first : nullptr, t.residual_row = residual_.row.table();
-        t.low = low_, t.high = high_;
-        t.streamed = plan_.streamed && c_.on_lines(m);
-        multiply(strips, stretches, m, n, t);
-        if (n == all) return;
-        t.c = nullptr, finished = n;
-      }
+      if (long_sum() || !clamps_ || plan_.upright || !c_.unit() || !residual_.unit() || z_.data) return false;
+      const int m = int(rows.size());
+      c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
+      Target<D> t = target(g, rows, columns);
+      t.tiles = tiles;
+      t.c = c_.first, t.c_row = c_.row.table(), t.c_next = m * c_.row.step();
+      if (residual_.data)
+        t.residual = residual_.first, t.residual_row = residual_.row.table(),
+        t.residual_next = m * residual_.row.step();
+      t.low = low_, t.high = high_;
+      t.streamed = plan_.streamed && c_.on_lines(tiles > 1 ? std::max(m, 2) : m);
+      multiply(strips, operands_.stretches(), m, n, t);
+      return true;
     }
-    z_.seek_rows(rows.begin, m);
+    return false;
+  }
+
+  // One tile by way of a buffer, without the columns that are finished already.
+  void in_memory(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns, int n, int finished) {
+    const int m = int(rows.size()), all = int(columns.size()), stretches = operands_.stretches();
+    Target<D> t = target(g, rows, columns);
+    c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m), z_.seek_rows(rows.begin, m);
     if (plan_.upright)
       for (int c = 0; c < all; ++c) __builtin_prefetch(c_.at_column(c), 1);
     alignas(64) Acc buffer[kBlockRows * kBufferLanes];
@@ -195,7 +222,7 @@ class Runner {
     for (int r = 0; r < m; r += plan_.tile_rows) {
       const Range some{rows.begin + r, std::min(rows.begin + r + plan_.tile_rows, rows.end)};
       Acc* sums = buffer + r * kBufferLanes;
-      if (finished == 0) sum_strips(part, some.size(), n, long_sum ? 1 : stretches, t, sums);
+      if (finished == 0) sum_strips(part, some.size(), n, long_sum() ? 1 : stretches, t, sums);
       dot_tile(g, part, some, columns.begin + n, all - n, sums + n);
       for (int i = 0; i < stretches; ++i) part[i].a_row += plan_.tile_rows;
       if (t.init == Init::per_row) t.bias += plan_.tile_rows;

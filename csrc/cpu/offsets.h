@@ -33,6 +33,8 @@ class Rows {
     return 0;
   }
   bool unit() const { return flat_ && step_ == scale_; }  // consecutive elements
+  bool flat() const { return flat_; }
+  int64_t step() const { return step_; }  // between neighbouring rows, where flat
   const int64_t* table() const { return table_; }
   int64_t operator[](int r) const { return table_[r]; }
 

@@ -101,6 +101,13 @@ class Operands {
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
   }
 
+  // Whether the rows of one block lie as those of the next.
+  bool regular() const {
+    bool all = a_direct_;
+    for (int i = 0; i < stretches_; ++i) all = all && a_rows_[i].flat();
+    return all;
+  }
+
   // Rows are packed for several blocks at once: the 6 of one would leave most of a vector idle.
   void a_strips(const Gemm& g, int64_t block, Range blocks, Strip<Elem>* strips) {
     const Range rows = plan_.rows_of(block);
@@ -124,13 +131,15 @@ class Operands {
         const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, width);
         strips[i].a = reinterpret_cast<const Elem*>(start);
         strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
+        strips[i].a_next = a_rows_[i].step() * rows.size();
         continue;
       }
       if (!a_ready_[group]) {
         const int64_t start = a_rows_[i].seek(packed.begin, width);
         pack<T, D>(p + start, a_rows_[i].table(), width, stretch_[i].k, k_step, dst, width);
       }
-      strips[i].a = dst + (rows.begin - packed.begin), strips[i].a_row = kPackedRows.table, strips[i].a_step = width;
+      strips[i].a = dst + (rows.begin - packed.begin), strips[i].a_row = kPackedRows.table, strips[i].a_step = width,
+      strips[i].a_next = 0;
       dst += steps * width;
     }
     if (dst) a_ready_[group] = true;

@@ -19,6 +19,7 @@ constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second threa
 constexpr int64_t kEvenUnits = 16;          // units per task: below, one more for one task than for another is seen
 constexpr int64_t kFewPixels = 2048;        // channels_last: beyond, a thread's packing of all of W is below 2 %
 constexpr int64_t kCacheBytes = 256 << 10;  // of X and C that stay in the second-level cache while W streams past
+constexpr int kLineBytes = 64;              // of a cache line
 constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
 constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
 constexpr int64_t kReduceAtOnce = 1024;     // pixels that dW is summed up over in registers, without partial sums
@@ -76,6 +77,11 @@ struct Plan {
     if (upright) return {block * rows, std::min((block + 1) * rows, m)};
     return {block * least_rows + std::min(block, larger_blocks),
             (block + 1) * least_rows + std::min(block + 1, larger_blocks)};
+  }
+  // Blocks from `block` on, before `end`, that have as many rows as it has.
+  int64_t blocks_alike(int64_t block, int64_t end) const {
+    if (upright) return 1;
+    return (block < larger_blocks ? std::min(larger_blocks, end) : end) - block;
   }
   int dots_of(int64_t panel) const { return (panel + 1) % panels_per_run == 0 ? dots : 0; }
 };
@@ -158,11 +164,18 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
               (g.c.col.step[kRank - 1] != 1 || p.n == 1);
   const int most_vectors = p.upright ? std::min(tiling.vectors, 3) : tiling.vectors;
   const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
-  p.line_vectors = !p.upright && run_vectors > 1 ? std::max(1, 64 / (tiling.lanes * element_bytes)) : 1;
-  if (most_vectors % p.line_vectors) p.line_vectors = 1;
-  p.panels_per_run = std::max<int64_t>(1, ceil_div(run_vectors, most_vectors));
+  const bool whole_lines = g.c.row.step[kRank - 1] * element_bytes % kLineBytes == 0;
+  p.line_vectors = !p.upright && whole_lines ? std::max(1, kLineBytes / (tiling.lanes * element_bytes)) : 1;
+  if (most_vectors % p.line_vectors || run_vectors <= p.line_vectors) p.line_vectors = 1;
+  // Fewest tiles, the widest of those: 144 columns are 3 panels of 3 vectors, 96 of bf16 are 3 panels of a line each.
+  const auto panels_of = [&](int64_t vectors) { return std::max<int64_t>(1, ceil_div(run_vectors, vectors)); };
+  const auto tiles_of = [&](int64_t vectors) { return panels_of(vectors) * ceil_div(p.m, tiling.rows[vectors - 1]); };
+  int64_t vectors = std::clamp<int64_t>(run_vectors, 1, most_vectors);
+  if (!p.upright)
+    for (int64_t v = vectors / p.line_vectors * p.line_vectors; v > 0; v -= p.line_vectors)
+      if (tiles_of(v) < tiles_of(vectors)) vectors = v;
+  p.panels_per_run = panels_of(vectors);
   p.panels = p.panels_per_run * (p.n / p.run);
-  const int64_t vectors = std::clamp<int64_t>(run_vectors, 1, most_vectors);
   p.tile_rows = tiling.rows[vectors - 1];
   if (p.upright) p.tile_rows = std::min(p.tile_rows >= 8 ? 8 : 4, tiling.lanes);
   p.rows = int(std::min<int64_t>(p.upright ? tiling.lanes : p.tile_rows, p.m));

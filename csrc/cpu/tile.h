@@ -14,6 +14,7 @@ template <class Elem>
 struct Strip {
   const Elem* a;
   const int64_t* a_row;  // offset of each row in bytes: a pair of bf16 may start at any of them
+  int64_t a_next;        // bytes to the next of several tiles
   int64_t a_step;
   const Elem* b;
   int64_t b_step;
@@ -105,7 +106,8 @@ PW_INLINE void round_store(T* p, Vec<acc_t<T>> v, int n) {
 
 enum class Init { zero, per_row, per_column };
 
-// Where a tile starts and goes. Rows are found by offset tables, columns are consecutive.
+// Where a tile starts and goes, and how many more follow below it. Rows are found by offset tables, columns are
+// consecutive.
 template <class D>
 struct Target {
   using Acc = typename D::Acc;
@@ -120,17 +122,19 @@ struct Target {
   const Store* residual = nullptr;
   const int64_t* residual_row = nullptr;
   Acc low, high;
+  int64_t tiles = 1, c_next = 0, residual_next = 0;  // tiles below one another, and from one to the next
   bool streamed = false;  // C is too large for the caches; its rows start at multiples of a line
 };
 
 template <class D, int MR, int NV>
-void tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t) {
+PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t, int64_t index) {
   using Acc = typename D::Acc;
+  using Store = typename D::Store;
   using V = Vec<Acc>;
-  constexpr int L = V::size;
+  constexpr int L = V::size, kLine = std::max<int>(1, 64 / (L * sizeof(Store)));  // vectors of C in a line
   const auto lanes = [last](int n) { return n == NV - 1 ? last : L; };
   const auto start = [&](int m, int n) -> V {
-    if (t.init == Init::per_row) return V(t.bias[m]);
+    if (t.init == Init::per_row) return V(t.bias[index * MR + m]);
     if (t.init == Init::per_column) return load(t.bias + n * L, lanes(n));
     return V(0);
   };
@@ -140,20 +144,21 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n) acc[m][n] = start(m, n);
 
+  Store* const c = t.c + index * t.c_next;
   if (t.c && !t.streamed) {  // the result's lines are fetched while k runs: stores to lines elsewhere would stall the
                              // next tile
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) __builtin_prefetch(t.c + t.c_row[m] + n * L, 1);
+      for (int n = 0; n < NV; n += kLine) __builtin_prefetch(c + t.c_row[m] + n * L, 1);
   }
 
   for (int s = 0; s < count; ++s) {
     const Strip<typename D::Elem>& strip = strips[s];
     const typename D::Elem *a[MR], *b = strip.b;
+    const char* start = reinterpret_cast<const char*>(strip.a) + index * strip.a_next;
 #pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
-      a[m] = reinterpret_cast<const typename D::Elem*>(reinterpret_cast<const char*>(strip.a) + strip.a_row[m]);
+    for (int m = 0; m < MR; ++m) a[m] = reinterpret_cast<const typename D::Elem*>(start + strip.a_row[m]);
     const int64_t a_step = strip.a_step, b_step = strip.b_step;
     for (int64_t k = strip.k, at = 0; k > 0; --k, at += a_step, b += b_step) {
       V bv[NV];
@@ -177,17 +182,27 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
     return;
   }
   const V low(t.low), high(t.high);
+  constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
+  const bool from_low = t.low > -kInfinity, to_high = t.high < kInfinity;
+  const Store* const residual = t.residual + index * t.residual_next;
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
+    if (t.residual)
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; ++n) {
-      V v = acc[m][n];
-      if (t.residual) v = v + load(t.residual + t.residual_row[m] + n * L, lanes(n));
-      v = select(v < low, low, v);
-      acc[m][n] = select(v > high, high, v);
-    }
-    D::template store_row<NV>(t.c + t.c_row[m], acc[m], last, t.streamed);
+      for (int n = 0; n < NV; ++n) acc[m][n] = acc[m][n] + load(residual + t.residual_row[m] + n * L, lanes(n));
+    if (from_low)
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) acc[m][n] = select(acc[m][n] < low, low, acc[m][n]);
+    if (to_high)
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) acc[m][n] = select(acc[m][n] > high, high, acc[m][n]);
+    D::template store_row<NV>(c + t.c_row[m], acc[m], last, t.streamed);
   }
+}
+
+template <class D, int MR, int NV>
+void tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t) {
+  for (int64_t i = 0; i < t.tiles; ++i) one_tile<D, MR, NV>(strips, count, last, t, i);
 }
 
 // One column of C, for the few that would leave most of a vector idle: A and B in vectors along k, which has unit step
