@@ -11,6 +11,7 @@ constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // of a tile that is fini
 // Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
 // blocks its sums too.
 constexpr int64_t kLongestSum = 512;
+constexpr int64_t kNearValues = 4 << 10;  // of A that the dots after the vectors still find in the first-level cache
 
 template <class T, class D>
 class Runner {
@@ -120,6 +121,7 @@ class Runner {
         const Range rows = plan_.rows_of(block);
         operands_.a_strips(g, block, blocks, strips);
         if (even) tiles = plan_.blocks_alike(block, blocks.end);
+        if (dots) tiles = std::min(tiles, std::max<int64_t>(1, kNearValues / (rows.size() * operands_.values())));
         if (sums)
           sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
         else

@@ -19,12 +19,14 @@ constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second threa
 constexpr int64_t kEvenUnits = 16;          // units per task: below, one more for one task than for another is seen
 constexpr int64_t kFewPixels = 2048;        // channels_last: beyond, a thread's packing of all of W is below 2 %
 constexpr int64_t kCacheBytes = 256 << 10;  // of X and C that stay in the second-level cache while W streams past
-constexpr int kLineBytes = 64;              // of a cache line
-constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
-constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
-constexpr int64_t kReduceAtOnce = 1024;     // pixels that dW is summed up over in registers, without partial sums
-constexpr int kMostDots = 4;                // columns: each costs about 1/16 of the vector they would leave idle
-constexpr int64_t kStreamBytes = 4 << 20;   // of C: an eighth of a common last-level cache, of which X needs a part too
+// Beyond, a tile's start and end are below 2 %, and many rows that are 4 KB apart would share a set of the cache.
+constexpr int64_t kFewChannels = 256;
+constexpr int kLineBytes = 64;             // of a cache line
+constexpr int64_t kReduceStep = 32;        // pixels: a whole vector of bf16 pairs
+constexpr int64_t kReduceChunk = 256;      // of dW: long enough to amortise the accumulators' traffic
+constexpr int64_t kReduceAtOnce = 1024;    // pixels that dW is summed up over in registers, without partial sums
+constexpr int kMostDots = 4;               // columns: each costs about 1/16 of the vector they would leave idle
+constexpr int64_t kStreamBytes = 4 << 20;  // of C: an eighth of a common last-level cache, of which X needs a part too
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
 constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
@@ -167,11 +169,12 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   const bool whole_lines = g.c.row.step[kRank - 1] * element_bytes % kLineBytes == 0;
   p.line_vectors = !p.upright && whole_lines ? std::max(1, kLineBytes / (tiling.lanes * element_bytes)) : 1;
   if (most_vectors % p.line_vectors || run_vectors <= p.line_vectors) p.line_vectors = 1;
-  // Fewest tiles, the widest of those: 144 columns are 3 panels of 3 vectors, 96 of bf16 are 3 panels of a line each.
+  // Few channels: the fewest tiles, the widest of those. 144 columns are 3 panels of 3 vectors, 96 of bf16 are 3 panels
+  // of a line each.
   const auto panels_of = [&](int64_t vectors) { return std::max<int64_t>(1, ceil_div(run_vectors, vectors)); };
   const auto tiles_of = [&](int64_t vectors) { return panels_of(vectors) * ceil_div(p.m, tiling.rows[vectors - 1]); };
   int64_t vectors = std::clamp<int64_t>(run_vectors, 1, most_vectors);
-  if (!p.upright)
+  if (!p.upright && k <= kFewChannels)
     for (int64_t v = vectors / p.line_vectors * p.line_vectors; v > 0; v -= p.line_vectors)
       if (tiles_of(v) < tiles_of(vectors)) vectors = v;
   p.panels_per_run = panels_of(vectors);
