@@ -1,5 +1,6 @@
 #include "conv.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -23,6 +24,15 @@ Pixels pixel_side(const View& c, int64_t channels) {
 void set_axes(Gemm& g, const Axis& pixels, int64_t channels) {
   (g.pixels == Pixels::on_m ? g.m : g.n) = pixels;
   (g.pixels == Pixels::on_m ? g.n : g.m) = channel_axis(channels);
+}
+
+// A product in the dtype of `like`. float32 on CUDA follows PyTorch's switches for convolutions.
+Gemm gemm_like(const at::Tensor& like, Pixels pixels) {
+  Gemm g;
+  g.dtype = parse_dtype(like.scalar_type());
+  g.tf32 = like.is_cuda() && g.dtype == DType::f32 && at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
+  g.pixels = pixels;
+  return g;
 }
 
 // Fewer, longer dimensions of pixels wherever all operands allow it.
@@ -85,9 +95,7 @@ struct Forward {
 
   // The epilogue's part of a product: outputs starting at out_start, channels starting at `channel`.
   Gemm epilogue(const int64_t (&out_start)[3], const Axis& pixels, int64_t channel, int64_t channels) const {
-    Gemm g;
-    g.dtype = parse_dtype(like.scalar_type());
-    g.pixels = pixel_side(y, channels);
+    Gemm g = gemm_like(like, pixel_side(y, channels));
     set_axes(g, pixels, channels);
     const auto place = [&](const View& v) {
       return v.data ? v.at_channel(channel).sampled(out_start, {1, 1, 1}).with_pixels(g.pixels) : Matrix{};
@@ -155,9 +163,7 @@ struct Backward {
     for (int64_t group = 0; group < shape.groups; ++group) {
       for (const Slice& s : slices(inputs, shape.batched ? 1 : 0, group * in, (group + 1) * in)) {
         if (s.source != source) continue;
-        Gemm g;
-        g.dtype = parse_dtype(like.scalar_type());
-        g.pixels = pixel_side(dx_view, s.count);
+        Gemm g = gemm_like(like, pixel_side(dx_view, s.count));
         set_axes(g, inside.pixels(shape.batch), s.count);
         const Matrix d = dz_view.at_channel(group * out).with_pixels(g.pixels);
         const Matrix w = weight_matrix(weight, group * out, s.column, g.pixels == Pixels::on_n);
@@ -184,9 +190,7 @@ struct Backward {
       for (int64_t group = 0; group < shape.groups; ++group) {
         for (const Slice& s : slices(inputs, shape.batched ? 1 : 0, group * in, (group + 1) * in)) {
           if (s.source != source) continue;
-          Gemm g;
-          g.dtype = parse_dtype(like.scalar_type());
-          g.pixels = Pixels::on_k;
+          Gemm g = gemm_like(like, Pixels::on_k);
           g.m = channel_axis(out), g.n = channel_axis(s.count);
           const Matrix d = dz_view.at_channel(group * out).by_channel();
           const Matrix x = inside.of_input(View(inputs[source], shape).at_channel(s.begin)).by_pixel();

@@ -35,7 +35,7 @@ void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
 }
 
 void cuda_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
-  lines.push_back(size(*gemms, count) + explain_gemm(*gemms, count));
+  lines.push_back(size(*gemms, count) + explain_gemm(gemms, count));
 }
 
 void no_grad(const ActivationGrad&, const at::Tensor&) {}

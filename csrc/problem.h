@@ -94,6 +94,7 @@ enum class Pixels : int32_t { on_m, on_n, on_k };  // where the long axis is
 
 struct Gemm {
   DType dtype = DType::f32;
+  bool tf32 = false;  // float32 operands may be rounded to TF32 (CUDA)
   Pixels pixels = Pixels::on_n;
   Axis m, n;
   int32_t segments = 0;  // 0: C = activation(bias + residual)

@@ -121,7 +121,9 @@ class Runner {
         const Range rows = plan_.rows_of(block);
         operands_.a_strips(g, block, blocks, strips);
         if (even) tiles = plan_.blocks_alike(block, blocks.end);
-        if (dots) tiles = std::min(tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
+        if (dots)
+          tiles = std::min(
+              tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
         if (sums)
           sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
         else

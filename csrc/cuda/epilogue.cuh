@@ -29,6 +29,60 @@ struct Operands {
   }
 };
 
+// The activations that take more than a comparison.
+PW_CALLED float activate_called(const Activation& a, float v) { return activate(a, v); }
+
+template <int N>
+PW_DEVICE void activate_all(const Activation& a, float (&v)[N]) {
+  if (a.kind == Act::none) return;
+#pragma unroll
+  for (int i = 0; i < N; ++i) v[i] = a.kind == Act::relu ? select(v[i] < 0, 0.0f, v[i]) : activate_called(a, v[i]);
+}
+
+// N elements that lie together at an aligned address; at the end of a row only the first `count` are there.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Run {
+  T v[N];
+
+  PW_DEVICE void load(const T* from, int count) {
+    if (count == N) {
+      *this = *reinterpret_cast<const Run*>(from);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (i < count) v[i] = from[i];
+  }
+  PW_DEVICE void store(T* to, int count) const {
+    if (count == N) {
+      *reinterpret_cast<Run*>(to) = *this;
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (i < count) to[i] = v[i];
+  }
+};
+
+// Finishes N neighbouring elements, of which the first `count` lie in C.
+template <class T, int N>
+PW_DEVICE void finish_run(const Gemm& g, const Operands<T>& to, float (&v)[N], int count, const Place& at) {
+  Run<T, N> run{};
+  if (to.residual) {
+    run.load(to.residual + at.residual, count);
+#pragma unroll
+    for (int i = 0; i < N; ++i) v[i] += widen(run.v[i]);
+  }
+  const auto store = [&](T* data) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) run.v[i] = narrow<T>(v[i]);
+    run.store(data, count);
+  };
+  if (to.z) store(to.z + at.z);
+  activate_all(g.activation, v);
+  store(to.c + at.c);
+}
+
 template <class T>
 PW_DEVICE void finish(const Gemm& g, const Operands<T>& to, acc_t<T> sum, int64_t bias, const Place& at) {
   if (to.bias) sum += widen(to.bias[bias * g.bias_step]);

@@ -1,5 +1,5 @@
-// C = activation(A B + bias + residual) by fused multiply-adds: the kernel that takes every dtype, stride and
-// alignment, and the one the others are checked against.
+// C = activation(A B + bias + residual) by fused multiply-adds: the kernel for float64, and the one that
+// gemm_mma is checked against.
 //
 // A block computes TILE x TILE elements of C in steps of kTileK along k, in two stages of shared memory: while one is
 // multiplied the next is loaded, and the offsets for the one after that are worked out. A thread holds
@@ -8,19 +8,12 @@
 #include "epilogue.cuh"
 #include "intrin.cuh"
 #include "offsets.cuh"
-#include "plan.h"
 #include "position.cuh"
+#include "work.cuh"
 
 namespace pw {
 
 constexpr int kGemmThreads = 256, kGemmSide = 16;  // a square of threads
-
-// One launch: the groups of a convolution, or one product.
-struct GemmLaunch {
-  GemmPlan plan;
-  GroupSteps groups;
-  void* workspace;  // partial sums (groups, splits, m, n), contiguous, where plan.splits > 1
-};
 
 template <class A, int N>
 struct alignas(sizeof(A) * N) Vector {
@@ -51,7 +44,7 @@ struct GemmFma {
     int64_t c_m[TILE], c_n[TILE], z_m[TILE], z_n[TILE], residual_m[TILE], residual_n[TILE];
   };
   struct Shared {
-    int64_t m0, n0, group, split;  // what the block works on; here because the sums need the registers
+    Work work;  // here because the sums need the registers
     union {
       Stages stages;
       Output output;
@@ -63,22 +56,7 @@ struct GemmFma {
   Shared& shared;
   const int tx = thread_index() % kGemmSide, ty = thread_index() / kGemmSide;
 
-  // The tile of C that is number `work`: tiles along the shorter side of C follow one another, so that what they read
-  // of the longer side's operand is still in the cache.
-  PW_DEVICE void select(int64_t work) {
-    const GemmPlan& p = launch.plan;
-    const bool n_first = g.pixels == Pixels::on_m;
-    const int64_t inner = n_first ? p.tiles_n : p.tiles_m, outer = n_first ? p.tiles_m : p.tiles_n;
-    const int64_t i = work % inner, j = work / inner % outer;
-    if (thread_index() == 0) {
-      shared.m0 = (n_first ? j : i) * TILE, shared.n0 = (n_first ? i : j) * TILE;
-      shared.split = work / (inner * outer) % p.splits;
-      shared.group = work / (inner * outer * p.splits);
-    }
-    sync_threads();
-  }
-
-  PW_DEVICE void fill_step(const Position& at, int stage) {
+  PW_DEVICE void fill_step(const Position<kTileK>& at, int stage) {
     const Segment& s = g.segment[at.segment];
     Stages& to = shared.stages;
     const int i = thread_index() % kTileK;
@@ -88,10 +66,10 @@ struct GemmFma {
       to.b_k[stage][i] = offset_or_outside(s.k, s.b.row, at.k + i);
   }
 
-  PW_DEVICE void fill_segment(const Position& at) {
+  PW_DEVICE void fill_segment(const Position<kTileK>& at) {
     const Segment& s = g.segment[at.segment];
-    fill_offsets<TILE, kGemmThreads>(shared.stages.a_m[at.table], g.m, s.a.row, shared.m0);
-    fill_offsets<TILE, kGemmThreads>(shared.stages.b_n[at.table], g.n, s.b.col, shared.n0);
+    fill_offsets<TILE, kGemmThreads>(shared.stages.a_m[at.table], g.m, s.a.row, shared.work.m0);
+    fill_offsets<TILE, kGemmThreads>(shared.stages.b_n[at.table], g.n, s.b.col, shared.work.n0);
   }
 
   // Copies a thread's share of one operand's next step to shared memory; 16-bit types are widened on the way.
@@ -104,7 +82,7 @@ struct GemmFma {
       const bool inside = side[x] != kOutside && depth[k] != kOutside;
       const T* from = inside ? data + (side[x] + depth[k]) : data;
       if constexpr (kAsync)
-        copy_async(&to[k][x], from, inside);
+        copy_async<sizeof(T)>(&to[k][x], from, inside ? sizeof(T) : 0);
       else
         to[k][x] = inside ? widen(*from) : Acc(0);
     }
@@ -130,17 +108,17 @@ struct GemmFma {
 
   // The sum over this split's share of k.
   PW_DEVICE void accumulate(Acc (&sum)[kPerThread][kPerThread]) {
-    const int64_t first = shared.split * launch.plan.steps_per_split;
+    const int64_t first = shared.work.split * launch.plan.steps_per_split;
     const int64_t rest = launch.plan.steps - first, share = launch.plan.steps_per_split;
-    Position load_at(g, first, rest < share ? rest : share);  // the step whose offsets are in the tables
+    Position<kTileK> load_at(g, first, rest < share ? rest : share);  // the step whose offsets are in the tables
     if (load_at.left <= 0) return;
 
     const auto start_load = [&](int stage) {
       const Segment& s = g.segment[load_at.segment];
       Stages& to = shared.stages;
-      load(Operands<T>::moved(s.a.data, launch.groups.a[load_at.segment], shared.group), contiguous(s.a.col),
+      load(Operands<T>::moved(s.a.data, launch.groups.a[load_at.segment], shared.work.group), contiguous(s.a.col),
            to.a_m[load_at.table], to.a_k[stage], to.a[stage]);
-      load(Operands<T>::moved(s.b.data, launch.groups.b[load_at.segment], shared.group), contiguous(s.b.row),
+      load(Operands<T>::moved(s.b.data, launch.groups.b[load_at.segment], shared.work.group), contiguous(s.b.row),
            to.b_n[load_at.table], to.b_k[stage], to.b[stage]);
       copy_async_commit();
     };
@@ -171,20 +149,20 @@ struct GemmFma {
   // Writes the tile part by part through shared memory, for consecutive threads to write neighbours in memory.
   PW_DEVICE void write(const Acc (&sum)[kPerThread][kPerThread]) {
     Output& out = shared.output;
-    const Operands<T> to(g, launch.groups, shared.group);
+    const Operands<T> to(g, launch.groups, shared.work.group);
     const bool partial = launch.plan.splits > 1;
-    fill_offsets<TILE, kGemmThreads>(out.c_m, g.m, g.c.row, shared.m0);
-    fill_offsets<TILE, kGemmThreads>(out.c_n, g.n, g.c.col, shared.n0);
+    fill_offsets<TILE, kGemmThreads>(out.c_m, g.m, g.c.row, shared.work.m0);
+    fill_offsets<TILE, kGemmThreads>(out.c_n, g.n, g.c.col, shared.work.n0);
     if (to.z) {
-      fill_offsets<TILE, kGemmThreads>(out.z_m, g.m, g.z.row, shared.m0);
-      fill_offsets<TILE, kGemmThreads>(out.z_n, g.n, g.z.col, shared.n0);
+      fill_offsets<TILE, kGemmThreads>(out.z_m, g.m, g.z.row, shared.work.m0);
+      fill_offsets<TILE, kGemmThreads>(out.z_n, g.n, g.z.col, shared.work.n0);
     }
     if (to.residual) {
-      fill_offsets<TILE, kGemmThreads>(out.residual_m, g.m, g.residual.row, shared.m0);
-      fill_offsets<TILE, kGemmThreads>(out.residual_n, g.n, g.residual.col, shared.n0);
+      fill_offsets<TILE, kGemmThreads>(out.residual_m, g.m, g.residual.row, shared.work.m0);
+      fill_offsets<TILE, kGemmThreads>(out.residual_n, g.n, g.residual.col, shared.work.n0);
     }
     const int64_t m_count = g.m.count(), n_count = g.n.count();
-    const int64_t share = shared.group * launch.plan.splits + shared.split;
+    const int64_t share = shared.work.group * launch.plan.splits + shared.work.split;
     Acc* partials = partial ? static_cast<Acc*>(launch.workspace) + share * m_count * n_count : nullptr;
     const bool along_n = partial || contiguous(g.c.col) || !contiguous(g.c.row);
 #pragma unroll 1
@@ -200,7 +178,7 @@ struct GemmFma {
         int row, x;
         place<kPart, TILE>(along_n, e, row, x);
         const int y = part * kPart + row;
-        const int64_t m = shared.m0 + y, n = shared.n0 + x;
+        const int64_t m = shared.work.m0 + y, n = shared.work.n0 + x;
         if (m >= m_count || n >= n_count) continue;
         if (partials)
           partials[m * n_count + n] = out.sum[row][x];
@@ -221,7 +199,7 @@ gemm_fma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};
   for (int64_t work = block_index(); work < launch.plan.work(); work += grid_size()) {
     typename Kernel::Acc sum[Kernel::kPerThread][Kernel::kPerThread] = {};
-    kernel.select(work);
+    select_work(g, launch.plan, work, kernel.shared.work);
     kernel.accumulate(sum);
     kernel.write(sum);
   }

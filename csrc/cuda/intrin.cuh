@@ -22,6 +22,8 @@ struct NoSharedMemory {};
 // Blocks of `threads`, of which a multiprocessor holds `blocks`: that bounds the registers of a thread.
 #define PW_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define PW_PARAMETER const __grid_constant__
+// A function that is called: its code is too long to be copied to every place.
+#define PW_CALLED static __device__ __noinline__
 
 namespace pw {
 
@@ -37,13 +39,17 @@ PW_DEVICE T& shared_memory() {
   return *reinterpret_cast<T*>(bytes);
 }
 
-// Starts to copy one element of 4, 8 or 16 bytes to shared memory, or a zero where the source lies outside.
-template <class T>
-PW_DEVICE void copy_async(T* shared, const T* global, bool inside) {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16, "sizes that cp.async has");
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))),
-               "l"(global), "n"(sizeof(T)), "r"(inside ? uint32_t(sizeof(T)) : 0u)
-               : "memory");
+// Starts to copy the first `bytes` of BYTES to shared memory, with zeros after them. 16 bytes at a time they pass by
+// the first-level cache.
+template <int BYTES>
+PW_DEVICE void copy_async(void* shared, const void* global, int bytes) {
+  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "sizes that cp.async has");
+  const auto to = uint32_t(__cvta_generic_to_shared(shared));
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(BYTES), "r"(bytes)
+                 : "memory");
 }
 
 // Closes a group of copies; a wait returns when all but the latest PENDING groups of this thread have arrived.
@@ -53,14 +59,68 @@ PW_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+// Four 8x8 matrices of 16-bit elements. Lane i says where row i % 8 of matrix i / 8 lies, at a multiple of 16 bytes,
+// and receives of each matrix the elements (i / 4, 2 (i % 4)) and the one right of it, or of its transpose.
+template <bool TRANSPOSED>
+PW_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
+  const auto from = uint32_t(__cvta_generic_to_shared(row));
+  if constexpr (TRANSPOSED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+// D (16x8) += A (16x16) B (16x8), 16-bit floats. Lane i, g = i / 4, t = i % 4, holds of A the pairs (g, 2t), (g + 8,
+// 2t), (g, 2t + 8), (g + 8, 2t + 8) along k, of B the pairs (2t, g), (2t + 8, g) along k, of D (g, 2t), (g, 2t + 1), (g
+// + 8, 2t), (g + 8, 2t + 1).
+template <class T>
+PW_DEVICE void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (std::is_same<T, bf16>::value)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// D (16x8) += A (16x8) B (8x8), TF32: the upper 19 bits of floats. Lane i holds of A (g, t), (g + 8, t), (g, t + 4),
+// (g + 8, t + 4), of B (t, g), (t + 4, g), of D what multiply_16x8x16 does.
+PW_DEVICE void multiply_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// The nearest TF32, ties away from zero.
+PW_DEVICE uint32_t round_tf32(float v) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+  return bits;
+}
+
 // Starts a kernel whose shared memory is one T. Null, or what went wrong.
 template <class T, class... Parameters>
 const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream stream,
                           const Parameters&... parameters) {
   constexpr size_t kShared = std::is_empty<T>::value ? 0 : sizeof(T);
-  static_assert(kShared <= 48 << 10, "a kernel has to ask for more than 48 KiB of shared memory");
-  kernel<<<unsigned(blocks), unsigned(threads), kShared, static_cast<cudaStream_t>(stream)>>>(parameters...);
-  const cudaError_t error = cudaGetLastError();
+  cudaError_t error = cudaSuccess;
+  if constexpr (kShared > 48 << 10)  // more has to be asked for, of every device anew
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kShared));
+  if (error == cudaSuccess) {
+    kernel<<<unsigned(blocks), unsigned(threads), kShared, static_cast<cudaStream_t>(stream)>>>(parameters...);
+    error = cudaGetLastError();
+  }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
@@ -68,10 +128,12 @@ const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int thr
 
 #else
 #include "../emulate/block.h"
+#include "../emulate/matrix.h"
 
 #define PW_DEVICE inline
 #define PW_KERNEL(threads, blocks) void
 #define PW_PARAMETER const
+#define PW_CALLED inline
 
 namespace pw {
 
@@ -85,15 +147,33 @@ PW_DEVICE T& shared_memory() {
   return *static_cast<T*>(emulate::Grid::current().shared(sizeof(T)));
 }
 
-template <class T>
-PW_DEVICE void copy_async(T* shared, const T* global, bool inside) {
-  static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16, "sizes that cp.async has");
-  emulate::Grid::current().copies().add(shared, global, sizeof(T), inside);
+template <int BYTES>
+PW_DEVICE void copy_async(void* shared, const void* global, int bytes) {
+  static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "sizes that cp.async has");
+  emulate::Grid::current().copies().add(shared, global, BYTES, bytes);
 }
 PW_DEVICE void copy_async_commit() { emulate::Grid::current().copies().commit(); }
 template <int PENDING>
 PW_DEVICE void copy_async_wait() {
   emulate::Grid::current().copies().wait(PENDING);
+}
+
+template <bool TRANSPOSED>
+PW_DEVICE void load_matrices(uint32_t (&to)[4], const void* row, int line = __builtin_LINE()) {
+  emulate::load_matrices(to, row, TRANSPOSED, line);
+}
+template <class T>
+PW_DEVICE void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                int line = __builtin_LINE()) {
+  emulate::multiply<2>(d, a, b, [](uint32_t v, int half) { return widen(T{uint16_t(v >> 16 * half)}); }, line);
+}
+PW_DEVICE void multiply_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                               int line = __builtin_LINE()) {
+  emulate::multiply<1>(d, a, b, [](uint32_t v, int) { return bit_cast<float>(v & 0xffffe000); }, line);
+}
+PW_DEVICE uint32_t round_tf32(float v) {
+  const uint32_t bits = bit_cast<uint32_t>(v);
+  return v != v ? 0x7fffffff : (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & 0xffffe000;
 }
 
 template <class T, class... Parameters>

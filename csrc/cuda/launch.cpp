@@ -22,7 +22,7 @@ auto with_dtype(DType dtype, Run run) {
 }  // namespace
 
 size_t gemm_workspace_bytes(const Gemm* gemms, int64_t count, const Tuning& tuning) {
-  return workspace_bytes(plan_gemm(*gemms, count, tuning), *gemms);
+  return workspace_bytes(plan_gemm(gemms, count, tuning), *gemms);
 }
 
 const char* launch_gemm(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {

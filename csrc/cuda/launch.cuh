@@ -2,6 +2,7 @@
 #pragma once
 #include "activation_grad.cuh"
 #include "gemm_fma.cuh"
+#include "gemm_mma.cuh"
 #include "launch.h"
 #include "reduce.cuh"
 
@@ -17,25 +18,60 @@ const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* pa
 }
 
 template <class T>
-const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
-  const Gemm& g = *gemms;
-  GemmLaunch launch{plan_gemm(g, count, tuning), {}, workspace};
-  if (!equally_spaced(gemms, count, launch.groups)) return "the products of one launch do not lie at equal distances";
-  const GemmPlan& p = launch.plan;
-  if (p.work() == 0) return nullptr;
+const char* launch_fma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto tile) {
     constexpr int kTile = decltype(tile)::value;
-    return launch_kernel<typename GemmFma<T, kTile>::Shared>(gemm_fma<T, kTile>, std::min(p.work(), tuning.max_blocks),
-                                                             kGemmThreads, stream, g, launch);
+    return launch_kernel<typename GemmFma<T, kTile>::Shared>(
+        gemm_fma<T, kTile>, std::min(launch.plan.work(), tuning.max_blocks), kGemmThreads, stream, g, launch);
   };
+  if constexpr (sizeof(T) < sizeof(double))
+    if (launch.plan.tile == 1) return run(std::integral_constant<int, kFmaTiles[1].m>());
+  return run(std::integral_constant<int, kFmaTiles[0].m>());
+}
+
+template <class T, bool STRICT>
+const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
+  const auto run = [&](auto traits) {
+    using Traits = decltype(traits);
+    return launch_kernel<typename GemmMma<Traits>::Shared>(
+        gemm_mma<Traits>, std::min(launch.plan.work(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
+  };
+  const auto with_tile = [&](auto a_along_k, auto b_along_k) {
+    constexpr bool kA = decltype(a_along_k)::value, kB = decltype(b_along_k)::value;
+    switch (launch.plan.tile) {  // of kMmaTiles
+      case 0:
+        return run(MmaTraits<T, STRICT, kA, kB, 2, 2, 32>());
+      case 1:
+        return run(MmaTraits<T, STRICT, kA, kB, 1, 4, 32>());
+      case 2:
+        return run(MmaTraits<T, STRICT, kA, kB, 4, 1, 32>());
+    }
+    if constexpr (!STRICT) return run(MmaTraits<T, STRICT, kA, kB, 2, 4, 64>());
+    return "the plan has a tile that no kernel computes";
+  };
+  const Access& access = launch.plan.access;
+  if (access.b.along_k) return with_tile(std::true_type(), std::true_type());
+  if (access.a.along_k) return with_tile(std::true_type(), std::false_type());
+  return with_tile(std::false_type(), std::false_type());
+}
+
+template <class T>
+const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
+  const Gemm& g = *gemms;
+  GemmLaunch launch{plan_gemm(gemms, count, tuning), {}, workspace};
+  if (!equally_spaced(gemms, count, launch.groups)) return "the products of one launch do not lie at equal distances";
+  if (launch.plan.work() == 0) return nullptr;
   const char* error = nullptr;
-  if constexpr (sizeof(T) < sizeof(double))  // whose sums would not fit into the registers
-    error = p.tile == kLargeTile ? run(std::integral_constant<int, kLargeTile>())
-                                 : run(std::integral_constant<int, kSmallTile>());
+  if constexpr (sizeof(T) == 8)
+    error = launch_fma<T>(g, launch, stream, tuning);
+  else if constexpr (sizeof(T) == 2)
+    error = launch_mma<T, false>(g, launch, stream, tuning);
+  else if (launch.plan.kernel == Kernel::fma)
+    error = launch_fma<T>(g, launch, stream, tuning);
   else
-    error = run(std::integral_constant<int, kSmallTile>());
-  if (error || p.splits == 1) return error;
-  return launch_reduce<T>(g, launch.groups, workspace, count, p.splits, stream, tuning);
+    error = g.tf32 ? launch_mma<T, false>(g, launch, stream, tuning) : launch_mma<T, true>(g, launch, stream, tuning);
+  if (error || launch.plan.splits == 1) return error;
+  return launch_reduce<T>(g, launch.groups, workspace, count, launch.plan.splits, stream, tuning);
 }
 
 template <class T>

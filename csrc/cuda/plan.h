@@ -1,23 +1,44 @@
-// Which kernel runs a problem on CUDA, in what tiles, and why. Plain C++, so that it is tested without a GPU; all of it
-// follows from the problem alone, so that every GPU adds in the same order.
+// Which kernel runs a product on CUDA and in what tiles: those that a model of an H200 predicts to be the fastest.
+// Plain C++, so that it is tested without a GPU; all of it follows from the problem alone, so that every GPU adds in
+// the same order.
 #pragma once
 #include <algorithm>
+#include <cstdio>
 #include <string>
+#include <vector>
 
-#include "../problem.h"
+#include "access.h"
 
 namespace pw {
 
-// What a launch assumes of the GPU; the emulator asks for less to reach every path with small problems.
+// What a launch assumes of the GPU, and what tests decide in its place.
 struct Tuning {
-  int64_t filling_blocks = 256;  // about two for each of an H200's 132 multiprocessors
-  int64_t split_steps = 16;      // a share of the sum over k below 256 channels costs more than it saves
-  int64_t max_blocks = 1 << 16;  // each block goes on to further tiles
+  int64_t multiprocessors = 132;  // of an H200
+  int64_t max_blocks = 1 << 16;   // each block goes on to further tiles
+  int tile = -1;                  // of candidate_tiles(); -1: the fastest by prediction
+  int64_t splits = 0;             // shares of the sum over k; 0: as predicted
+  bool fma = false;               // float32 by gemm_fma, which the other kernel is checked against
 };
 
-constexpr int kSmallTile = 64, kLargeTile = 128;     // square tiles of C
-constexpr int kTileK = 16;                           // channels of one step of the sum
+// Assumed of an H200, in bytes and operations per microsecond, until a GPU has measured them.
+struct Model {
+  static constexpr double kMemory = 4.3e6, kCache = 5.5e6;  // device memory; second-level cache
+  static constexpr double kHalf = 490e6, kTf32 = 245e6, kStrict = 83e6, kFma = 60e6;
+  static constexpr double kLaunch = 2, kStep = 0.3, kTile = 1;  // us: a kernel; one step's latency; a tile's ends
+};
+
+enum class Kernel { mma, fma };
+
+struct Tile {
+  int m, n;
+  int blocks;  // that a multiprocessor holds
+};
+constexpr Tile kMmaTiles[] = {{64, 64, 4}, {32, 128, 4}, {128, 32, 4}, {128, 128, 2}};
+constexpr Tile kFmaTiles[] = {{64, 64, 2}, {128, 128, 2}};
+constexpr int kTileK = 16;                           // channels of one step of gemm_fma
+constexpr int kStepBytes = 64;                       // of each row in one step of gemm_mma
 constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
+constexpr int64_t kLeastSteps = 4, kMostSplits = 64;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
@@ -25,57 +46,106 @@ inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 :
 // C is cut into tiles, and where they are too few for the GPU the sum over k into `splits` shares, whose partial sums
 // pass through the workspace and are added in order.
 struct GemmPlan {
-  int tile = kSmallTile;
+  Kernel kernel = Kernel::fma;
+  int tile = 0, tile_m = 1, tile_n = 1, tile_k = 1;
   int64_t tiles_m = 0, tiles_n = 0, groups = 0;
   int64_t splits = 1, steps = 0, steps_per_split = 0;
+  double microseconds = 0;  // predicted
+  Access access;
   PW_HD int64_t work() const { return tiles_m * tiles_n * groups * splits; }
 };
 
-inline int64_t gemm_steps(const Gemm& g) {
-  int64_t steps = 0;
-  for (int s = 0; s < g.segments; ++s) steps += divide_up(g.segment[s].k.count(), kTileK);
-  return steps;
+// The sums of float64, and float32's own beside those of its TF32 parts, would not fit into the registers of a large
+// tile.
+inline std::vector<Tile> candidate_tiles(Kernel kernel, const Gemm& g) {
+  if (kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
+  return {std::begin(kMmaTiles), std::end(kMmaTiles) - (g.dtype == DType::f32 && !g.tf32)};
 }
 
-inline bool fills_large_tiles(const Gemm& g, int64_t groups, const Tuning& tuning) {
-  const int64_t m = g.m.count(), n = g.n.count();
-  return g.dtype != DType::f64 && m > kSmallTile && n > kSmallTile &&
-         divide_up(m, kLargeTile) * divide_up(n, kLargeTile) * groups >= tuning.filling_blocks;
+inline double operations_per_us(Kernel kernel, const Gemm& g) {
+  if (kernel == Kernel::fma) return Model::kFma;
+  return g.dtype != DType::f32 ? Model::kHalf : g.tf32 ? Model::kTf32 : Model::kStrict;
 }
 
-inline GemmPlan plan_gemm(const Gemm& g, int64_t groups, const Tuning& tuning = {}) {
-  GemmPlan p;
-  p.tile = fills_large_tiles(g, groups, tuning) ? kLargeTile : kSmallTile;
-  p.tiles_m = divide_up(g.m.count(), p.tile), p.tiles_n = divide_up(g.n.count(), p.tile);
-  p.groups = groups;
-  p.steps = gemm_steps(g);
-  const int64_t tiles = std::max<int64_t>(1, p.tiles_m * p.tiles_n * groups);
-  const int64_t wanted = std::min(tuning.filling_blocks / tiles, p.steps / tuning.split_steps);
-  p.steps_per_split = divide_up(p.steps, std::max<int64_t>(1, wanted));
-  p.splits = p.steps ? divide_up(p.steps, p.steps_per_split) : 1;  // none is empty
-  return p;
+// The longest of: device memory; the waves of tiles, each the longest of its products, its operands from the cache and
+// the latency of its steps.
+inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
+  const double m = double(g.m.count()), n = double(g.n.count()), k = double(p.steps * p.tile_k);
+  const double bytes = double(element_bytes(g.dtype)), groups = double(p.groups);
+  const double memory = groups * (k * (m + n) + m * n * (1 + (g.z.data != nullptr) + (g.residual.data != nullptr))) *
+                        bytes / Model::kMemory;
+  const double share = double(tuning.multiprocessors) * tile.blocks, depth = double(p.steps_per_split * p.tile_k);
+  const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
+  const double operands = (tile.m + tile.n) * depth * bytes * share / Model::kCache;
+  const double waves = double(divide_up(p.work(), int64_t(share)));
+  const double latency = double(p.steps_per_split) * Model::kStep;
+  const double tiles = waves * (std::max({products, operands, latency}) + Model::kTile);
+  const double partial = p.splits == 1 ? 0 : Model::kLaunch + 2 * groups * p.splits * m * n * 4 / Model::kCache;
+  return Model::kLaunch + std::max(memory, tiles) + partial;
+}
+
+inline GemmPlan plan_tile(const Gemm& g, const GemmPlan& base, int index, const Tile& tile, const Tuning& tuning) {
+  GemmPlan best;
+  for (int64_t wanted = 1; wanted <= kMostSplits; wanted *= 2) {
+    if (tuning.splits && wanted > 1) break;
+    if (wanted > 1 && base.steps < wanted * kLeastSteps) break;
+    GemmPlan p = base;
+    p.tile = index, p.tile_m = tile.m, p.tile_n = tile.n;
+    p.tiles_m = divide_up(g.m.count(), tile.m), p.tiles_n = divide_up(g.n.count(), tile.n);
+    const int64_t splits = tuning.splits ? std::min(tuning.splits, std::max<int64_t>(1, p.steps)) : wanted;
+    p.steps_per_split = divide_up(p.steps, splits);
+    p.splits = p.steps ? divide_up(p.steps, p.steps_per_split) : 1;  // none is empty
+    p.microseconds = predict(g, p, tile, tuning);
+    if (wanted == 1 || p.microseconds < best.microseconds) best = p;
+  }
+  return best;
+}
+
+// `count` products at equal distances; a plan per candidate, in the order of candidate_tiles().
+inline std::vector<GemmPlan> gemm_plans(const Gemm* gemms, int64_t count, const Tuning& tuning) {
+  const Gemm& g = *gemms;
+  GemmPlan base;
+  base.groups = count;
+  base.kernel = g.dtype == DType::f64 || (g.dtype == DType::f32 && tuning.fma) ? Kernel::fma : Kernel::mma;
+  base.tile_k = base.kernel == Kernel::fma ? kTileK : int(kStepBytes / element_bytes(g.dtype));
+  for (int s = 0; s < g.segments; ++s) base.steps += divide_up(g.segment[s].k.count(), base.tile_k);
+  base.access = access_of(gemms, count);
+  std::vector<GemmPlan> plans;
+  for (const Tile& tile : candidate_tiles(base.kernel, g))
+    plans.push_back(plan_tile(g, base, int(plans.size()), tile, tuning));
+  return plans;
+}
+
+inline GemmPlan plan_gemm(const Gemm* gemms, int64_t count, const Tuning& tuning = {}) {
+  const std::vector<GemmPlan> plans = gemm_plans(gemms, count, tuning);
+  if (tuning.tile >= 0) return plans[std::min(size_t(tuning.tile), plans.size() - 1)];
+  return *std::min_element(plans.begin(), plans.end(),
+                           [](const GemmPlan& a, const GemmPlan& b) { return a.microseconds < b.microseconds; });
 }
 
 inline size_t workspace_bytes(const GemmPlan& p, const Gemm& g) {
   return p.splits == 1 ? 0 : p.groups * p.splits * g.m.count() * g.n.count() * accumulator_bytes(g.dtype);
 }
 
-// One line: the kernel, its tile and the reason for it, and how the sum is cut.
-inline std::string explain_gemm(const Gemm& g, int64_t groups, const Tuning& tuning = {}) {
-  const GemmPlan p = plan_gemm(g, groups, tuning);
-  const std::string tile = std::to_string(p.tile), blocks = std::to_string(tuning.filling_blocks);
-  std::string text = "gemm_fma " + tile + "x" + tile + ": ";
-  if (p.tile == kLargeTile)
-    text += "at least " + blocks + " large tiles";
-  else if (g.dtype == DType::f64)
-    text += "float64 has no large tile";
-  else if (g.m.count() <= kSmallTile || g.n.count() <= kSmallTile)
-    text += "a side of the product is at most " + std::to_string(kSmallTile);
-  else
-    text += "fewer than " + blocks + " large tiles";
-  if (p.splits > 1)
-    text += "; sum over k in " + std::to_string(p.splits) + " shares, as " +
-            std::to_string(p.tiles_m * p.tiles_n * groups) + " tiles do not fill " + blocks + " blocks";
+// One line: the kernel, its tile and shares, the time predicted, and that of the others.
+inline std::string explain_gemm(const Gemm* gemms, int64_t count, const Tuning& tuning = {}) {
+  const GemmPlan p = plan_gemm(gemms, count, tuning);
+  const auto time = [](const GemmPlan& q) {
+    char text[64];
+    std::snprintf(text, sizeof(text), "%dx%d %.1f us", q.tile_m, q.tile_n, q.microseconds);
+    return std::string(text);
+  };
+  const char* numbers = gemms->dtype != DType::f32 ? "" : gemms->tf32 ? ", TF32" : ", three TF32 products";
+  std::string text = p.kernel == Kernel::fma ? "gemm_fma" : std::string("gemm_mma") + numbers;
+  text += ", predicted for an H200: " + time(p);
+  if (p.splits > 1) text += " in " + std::to_string(p.splits) + " shares of k";
+  std::string others;
+  for (const GemmPlan& q : gemm_plans(gemms, count, tuning))
+    if (q.tile != p.tile) others += (others.empty() ? "" : ", ") + time(q);
+  if (!others.empty()) text += " (" + others + ")";
+  if (p.kernel == Kernel::mma)
+    text += "; reads " + std::to_string(p.access.a.bytes) + " and " + std::to_string(p.access.b.bytes) +
+            " bytes at a time, writes " + std::to_string(p.access.c);
   return text;
 }
 
@@ -89,37 +159,13 @@ inline ActivationGradPlan plan_activation_grad(const ActivationGrad& a, const Tu
   ActivationGradPlan p;
   const int64_t pixel_tiles = divide_up(a.pixels.count(), kTilePixels);
   p.channel_tiles = divide_up(a.channels, kTileChannels);
-  p.tiles_per_chunk = std::max<int64_t>(1, divide_up(pixel_tiles, tuning.filling_blocks));
+  p.tiles_per_chunk = std::max<int64_t>(1, divide_up(pixel_tiles, 2 * tuning.multiprocessors));
   p.chunks = divide_up(pixel_tiles, p.tiles_per_chunk);
   return p;
 }
 
 inline size_t workspace_bytes(const ActivationGradPlan& p, const ActivationGrad& a) {
   return a.db ? p.chunks * a.channels * accumulator_bytes(a.dtype) : 0;
-}
-
-// Bytes from one group's operands to the next group's.
-struct GroupSteps {
-  int64_t a[kSources] = {}, b[kSources] = {}, c = 0, z = 0, residual = 0, bias = 0;
-};
-
-// Fills `steps`; whether all groups lie at these distances.
-inline bool equally_spaced(const Gemm* gemms, int64_t count, GroupSteps& steps) {
-  bool equal = true;
-  const auto step = [&](auto pointer_of, int64_t& bytes) {
-    const auto address = [&](int64_t i) { return reinterpret_cast<int64_t>(pointer_of(gemms[i])); };
-    bytes = count > 1 ? address(1) - address(0) : 0;
-    for (int64_t i = 2; i < count; ++i) equal = equal && address(i) == address(0) + i * bytes;
-  };
-  for (int s = 0; s < gemms->segments; ++s) {
-    step([s](const Gemm& g) { return g.segment[s].a.data; }, steps.a[s]);
-    step([s](const Gemm& g) { return g.segment[s].b.data; }, steps.b[s]);
-  }
-  step([](const Gemm& g) { return g.c.data; }, steps.c);
-  step([](const Gemm& g) { return g.z.data; }, steps.z);
-  step([](const Gemm& g) { return g.residual.data; }, steps.residual);
-  step([](const Gemm& g) { return g.bias; }, steps.bias);
-  return equal;
 }
 
 }  // namespace pw

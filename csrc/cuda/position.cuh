@@ -1,11 +1,11 @@
-// A place in the sum over k, which runs through the segments in steps of kTileK.
+// A place in the sum over k, which runs through the segments in steps of STEP values.
 #pragma once
 #include "../problem.h"
 #include "intrin.cuh"
-#include "plan.h"
 
 namespace pw {
 
+template <int STEP>
 struct Position {
   int segment = -1;
   int64_t k = 0;  // within the segment
@@ -17,11 +17,11 @@ struct Position {
     if (left <= 0) return;
     enter_next(g);
     for (; skip >= steps(g); enter_next(g)) skip -= steps(g);
-    k = skip * kTileK;
+    k = skip * STEP;
   }
 
   PW_DEVICE int64_t count(const Gemm& g) const { return g.segment[segment].k.count(); }
-  PW_DEVICE int64_t steps(const Gemm& g) const { return (count(g) + kTileK - 1) / kTileK; }
+  PW_DEVICE int64_t steps(const Gemm& g) const { return (count(g) + STEP - 1) / STEP; }
 
   PW_DEVICE void enter_next(const Gemm& g) {
     do ++segment;
@@ -31,7 +31,7 @@ struct Position {
 
   // Whether the next step is the first of a segment.
   PW_DEVICE bool advance(const Gemm& g) {
-    k += kTileK;
+    k += STEP;
     if (--left <= 0 || k < count(g)) return false;
     enter_next(g);
     return true;

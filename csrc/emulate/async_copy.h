@@ -13,13 +13,16 @@ namespace pw::emulate {
 
 class AsyncCopies {
  public:
-  // Copies `bytes` to shared memory, or fills it with zeros where the source lies outside.
-  void add(void* to, const void* from, int bytes, bool inside) {
-    if (reinterpret_cast<uintptr_t>(to) % bytes || (inside && reinterpret_cast<uintptr_t>(from) % bytes))
-      throw std::runtime_error("emulator: asynchronous copy of " + std::to_string(bytes) +
+  // Copies the first `bytes` of `size` to shared memory and fills the rest with zeros.
+  void add(void* to, const void* from, int size, int bytes) {
+    if (reinterpret_cast<uintptr_t>(to) % size || reinterpret_cast<uintptr_t>(from) % size)
+      throw std::runtime_error("emulator: asynchronous copy of " + std::to_string(size) +
                                " bytes, expected both addresses to be multiples of that");
-    poison(to, bytes);
-    open_.push_back({to, inside ? from : nullptr, bytes});
+    if (bytes < 0 || bytes > size)
+      throw std::runtime_error("emulator: asynchronous copy of " + std::to_string(bytes) + " out of " +
+                               std::to_string(size) + " bytes");
+    poison(to, size);
+    open_.push_back({to, from, size, bytes});
   }
 
   void commit() {
@@ -31,10 +34,8 @@ class AsyncCopies {
   void wait(size_t pending) {
     for (; groups_.size() > pending; groups_.pop_front())
       for (const Copy& copy : groups_.front()) {
-        if (copy.from)
-          memcpy(copy.to, copy.from, copy.bytes);
-        else
-          memset(copy.to, 0, copy.bytes);
+        memset(copy.to, 0, copy.size);
+        memcpy(copy.to, copy.from, copy.bytes);
       }
   }
 
@@ -44,7 +45,7 @@ class AsyncCopies {
   struct Copy {
     void* to;
     const void* from;
-    int bytes;
+    int size, bytes;
   };
   std::vector<Copy> open_;
   std::deque<std::vector<Copy>> groups_;

@@ -15,6 +15,7 @@
 namespace pw::emulate {
 
 constexpr int kWarp = 32;
+constexpr int kExchange = 32;  // bytes that a lane hands over at most
 
 // Which warp runs next. In order, or a random one that may run far ahead: as far as barriers let it.
 struct Schedule {
@@ -57,6 +58,30 @@ class Grid {
     return shared_;
   }
 
+  // Hands `mine` to the other lanes of the warp and returns what all of them handed over, `kExchange` bytes apart, once
+  // every lane has arrived at this line. Two buffers take turns, so that no lane overwrites what another still reads.
+  const char* exchange(const void* mine, size_t bytes, int line) {
+    Thread& self = threads_[thread_];
+    const int first = thread_ / kWarp * kWarp;
+    Warp& warp = warps_[thread_ / kWarp];
+    auto& buffer = warp.buffer[self.exchanges++ % 2];
+    memcpy(buffer[thread_ % kWarp], mine, bytes);
+    self.line = line;
+    if (++warp.arrived < kWarp) {
+      self.waiting = true;
+      self.fiber.suspend();
+      return buffer[0];
+    }
+    for (int t = first; t < first + kWarp; ++t)
+      if (threads_[t].line != line)
+        throw std::runtime_error("emulator: warp divergence, thread " + std::to_string(t) + " is at line " +
+                                 std::to_string(threads_[t].line) + ", thread " + std::to_string(thread_) +
+                                 " at line " + std::to_string(line));
+    warp.arrived = 0;
+    for (int t = first; t < first + kWarp; ++t) threads_[t].waiting = false, threads_[t].line = 0;
+    return buffer[0];
+  }
+
   // Waits until every thread of the block has arrived at this line.
   void barrier(int line) {
     Thread& self = threads_[thread_];
@@ -80,12 +105,18 @@ class Grid {
     Fiber fiber;
     AsyncCopies copies;
     bool waiting = false;
-    int line = 0;  // of the barrier that it waits at
+    int line = 0;       // of the barrier or exchange that it waits at
+    int exchanges = 0;  // it has taken part in
+  };
+  struct Warp {
+    alignas(8) char buffer[2][kWarp][kExchange];
+    int arrived = 0;
   };
 
   Grid(int64_t blocks, int threads, size_t shared_bytes, const Schedule& schedule)
       : blocks_(blocks),
         threads_(threads),
+        warps_((threads + kWarp - 1) / kWarp),
         shared_bytes_(shared_bytes),
         memory_(new char[shared_bytes + kAlign]),
         shared_(memory_.get()),
@@ -99,7 +130,8 @@ class Grid {
   void run_block(const std::function<void()>& kernel) {
     poison(shared_, shared_bytes_);
     arrived_ = 0;
-    for (Thread& t : threads_) t.waiting = false, t.line = 0, t.copies.clear(), t.fiber.start(kernel);
+    for (Thread& t : threads_) t.waiting = false, t.line = 0, t.exchanges = 0, t.copies.clear(), t.fiber.start(kernel);
+    for (Warp& w : warps_) w.arrived = 0;
     const int warps = (int(threads_.size()) + kWarp - 1) / kWarp;
     for (int alive = int(threads_.size()); alive > 0;) {
       bool progress = false;
@@ -141,6 +173,7 @@ class Grid {
 
   int64_t blocks_, block_ = 0;
   std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
   size_t shared_bytes_;
   std::unique_ptr<char[]> memory_;
   char* shared_;

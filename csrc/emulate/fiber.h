@@ -1,6 +1,7 @@
 // A fiber: a function with a stack of its own, entered and left at will. One runs each CUDA thread of an emulated
 // block.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstddef>
@@ -37,7 +38,7 @@ class Fiber {
   void start(std::function<void()> body) {
     body_ = std::move(body);
     error_ = nullptr;
-    done_ = false;
+    done_ = started_ = false;
     fake_stack_ = nullptr;
     getcontext(&context_);
     context_.uc_stack.ss_sp = stack_.get();
@@ -51,7 +52,10 @@ class Fiber {
   void resume() {
     void* fake_stack = nullptr;
     before_switch(&fake_stack, stack_.get(), kStack);
-    swapcontext(&caller_, &context_);
+    if (_setjmp(caller_) == 0) {  // unlike swapcontext, no system call
+      if (!started_) started_ = true, setcontext(&context_);
+      _longjmp(here_, 1);
+    }
     after_switch(fake_stack, nullptr, nullptr);
     if (error_) std::rethrow_exception(error_);
   }
@@ -59,7 +63,7 @@ class Fiber {
   // Called inside the body: returns to where resume() was called.
   void suspend() {
     before_switch(&fake_stack_, caller_stack_, caller_size_);
-    swapcontext(&context_, &caller_);
+    if (_setjmp(here_) == 0) _longjmp(caller_, 1);
     after_switch(fake_stack_, &caller_stack_, &caller_size_);
   }
 
@@ -76,11 +80,13 @@ class Fiber {
     }
     self->done_ = true;
     before_switch(nullptr, self->caller_stack_, self->caller_size_);  // null: this stack is given up
-    setcontext(&self->caller_);
+    _longjmp(self->caller_, 1);
   }
 
   std::unique_ptr<char[]> stack_;
-  ucontext_t context_, caller_;
+  ucontext_t context_;  // where the body starts
+  jmp_buf caller_, here_;
+  bool started_ = false;
   std::function<void()> body_;
   std::exception_ptr error_;
   bool done_ = true;

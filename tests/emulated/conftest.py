@@ -23,6 +23,7 @@ def emulated(emulated_ops) -> Iterator[Callable]:
     from tests.emulated.emulated import conv
 
     emulated_ops.set_schedule(False, 0)
+    emulated_ops.set_tuning(-1, 0, False, False)
     torch.use_deterministic_algorithms(True)
     assert bool(torch.empty(64).isnan().all())
     yield conv

@@ -85,7 +85,7 @@ void copies() {
   const auto kernel = [&] {
     const int t = thread_index();
     float& mine = shared_memory<Row>().value[t];
-    copy_async(&mine, source + t, t != 5);
+    copy_async<4>(&mine, source + t, t == 5 ? 0 : 4);
     copy_async_commit();
     copy_async_wait<1>();
     before[t] = mine;
@@ -98,8 +98,73 @@ void copies() {
   struct alignas(4) Pair {
     float value[2];
   };
-  const auto misaligned = [&] { copy_async(&shared_memory<Pair>(), reinterpret_cast<const Pair*>(source + 1), true); };
+  const auto misaligned = [&] { copy_async<8>(&shared_memory<Pair>(), source + 1, 8); };
   expect(mentions(run(misaligned), "multiples"), "a copy of 8 bytes needs addresses that are multiples of 8");
+}
+
+void matrices() {
+  struct alignas(16) Rows {
+    uint16_t v[4][8][8];
+  } rows;
+  for (int j = 0; j < 4; ++j)
+    for (int r = 0; r < 8; ++r)
+      for (int c = 0; c < 8; ++c) rows.v[j][r][c] = uint16_t(64 * j + 8 * r + c);
+  uint32_t plain[kThreads][4], turned[kThreads][4];
+  const auto load = [&] {
+    const int t = thread_index(), lane = t % 32;
+    load_matrices<false>(plain[t], rows.v[lane / 8][lane % 8]);
+    load_matrices<true>(turned[t], rows.v[lane / 8][lane % 8]);
+  };
+  for (const emulate::Schedule s : {emulate::Schedule{}, emulate::Schedule{true, 5}}) {
+    expect(run(load, s).empty(), "matrices are loaded");
+    const int lane = 32 + 13, row = 13 / 4, column = 13 % 4 * 2;  // of the second warp
+    expect(plain[lane][2] == uint32_t(128 + 8 * row + column + ((128 + 8 * row + column + 1) << 16)),
+           "a lane receives two neighbours of its row");
+    expect(turned[lane][2] == uint32_t(128 + 8 * column + row + ((128 + 8 * (column + 1) + row) << 16)),
+           "and of its column where transposed");
+  }
+  expect(mentions(run([&] {
+                    uint32_t to[4];
+                    load_matrices<false>(to, &rows.v[0][0][1]);
+                  }),
+                  "16 bytes"),
+         "a row of a matrix has to be aligned");
+  expect(mentions(run([&] {
+                    uint32_t to[4];
+                    if (thread_index() % 2)
+                      load_matrices<false>(to, rows.v);
+                    else
+                      load_matrices<false>(to, rows.v);
+                  }),
+                  "warp divergence"),
+         "lanes at different matrix instructions have diverged");
+}
+
+void products() {
+  float d[kThreads][4];
+  const auto identity = [&](int row, int column) { return row == column ? 1.0f : 0.0f; };
+  const auto b_value = [](int k, int n) { return float(8 * k + n); };
+  const auto bits = [](float low, float high) {
+    return uint32_t(narrow<bf16>(low).bits) | uint32_t(narrow<bf16>(high).bits) << 16;
+  };
+  const auto kernel = [&] {
+    const int lane = thread_index() % 32, g = lane / 4, t = lane % 4;
+    uint32_t a[4], b[2];
+    for (int i = 0; i < 4; ++i) {
+      const int row = g + i % 2 * 8, k = 2 * t + i / 2 * 8;
+      a[i] = bits(identity(row, k), identity(row, k + 1));
+    }
+    for (int i = 0; i < 2; ++i) b[i] = bits(b_value(2 * t + 8 * i, g), b_value(2 * t + 1 + 8 * i, g));
+    for (float& v : d[thread_index()]) v = 1000;
+    multiply_16x8x16<bf16>(d[thread_index()], a, b);
+  };
+  expect(run(kernel).empty(), "matrices are multiplied");
+  bool right = true;
+  for (int t = 0; t < kThreads; ++t)
+    for (int i = 0; i < 4; ++i) right &= d[t][i] == 1000 + b_value(t % 32 / 4 + i / 2 * 8, t % 4 * 2 + i % 2);
+  expect(right, "D = D + I B");
+  expect(bit_cast<float>(round_tf32(1 + 0x1p-11f)) == 1 + 0x1p-10f, "ties are rounded away from zero");
+  expect(bit_cast<float>(round_tf32(1 + 0x1p-12f)) == 1, "10 bits of fraction are left");
 }
 
 }  // namespace
@@ -109,5 +174,7 @@ int main() {
   schedules();
   shared();
   copies();
+  matrices();
+  products();
   return failures != 0;
 }

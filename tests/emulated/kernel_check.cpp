@@ -1,6 +1,6 @@
-// The float kernels on the emulator without torch: products and activation gradients with tails on every side, operands
-// that end at forbidden pages, outputs that start as NaN. Exits with 1 at a wrong value; test_planted_bugs.py compiles
-// it against kernels with one mistake each, and expects anything but 0.
+// The float and bf16 kernels on the emulator without torch: products and activation gradients with tails on every side,
+// operands that end at forbidden pages, outputs that start as NaN. Exits with 1 at a wrong value; test_planted_bugs.py
+// compiles it against kernels with one mistake each, and expects anything but 0.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <limits>
 
+#include "cuda/launch_bf16.cu"
 #include "cuda/launch_f32.cu"
 #include "cuda/plan.h"
 
@@ -15,58 +16,68 @@ namespace {
 
 using namespace pw;
 
-// `count` floats that end right before a page that must not be touched.
-float* guarded(int64_t count) {
-  const size_t page = sysconf(_SC_PAGESIZE), bytes = count * sizeof(float), pages = (bytes + page - 1) / page * page;
+// `count` elements that end right before a page that must not be touched.
+template <class T>
+T* guarded(int64_t count) {
+  const size_t page = sysconf(_SC_PAGESIZE), bytes = count * sizeof(T), pages = (bytes + page - 1) / page * page;
   char* start = static_cast<char*>(mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0));
   mprotect(start + pages, page, PROT_NONE);
-  return reinterpret_cast<float*>(start + pages - bytes);
+  return reinterpret_cast<T*>(start + pages - bytes);
 }
 
-float* filled(int64_t count) {
-  float* data = guarded(count);
-  for (int64_t i = 0; i < count; ++i) data[i] = float((i * 7 + count) % 13) - 6;
+template <class T>
+T* filled(int64_t count) {
+  T* data = guarded<T>(count);
+  for (int64_t i = 0; i < count; ++i) data[i] = narrow<T>(float((i * 7 + count) % 13) - 6);
   return data;
 }
 
-float* unwritten(int64_t count) {
-  float* data = guarded(count);
-  for (int64_t i = 0; i < count; ++i) data[i] = std::numeric_limits<float>::quiet_NaN();
+template <class T>
+T* unwritten(int64_t count) {
+  T* data = guarded<T>(count);
+  for (int64_t i = 0; i < count; ++i) data[i] = narrow<T>(std::numeric_limits<float>::quiet_NaN());
   return data;
 }
 
 Axis axis(int64_t count) { return {{1, 1, 1, count}}; }
 Steps steps(int64_t step) { return {{0, 0, 0, step}}; }
-Matrix rows(float* data, int64_t pitch) { return {data, steps(pitch), steps(1)}; }
+Matrix rows(void* data, int64_t pitch) { return {data, steps(pitch), steps(1)}; }
+Matrix columns(void* data, int64_t pitch) { return {data, steps(1), steps(pitch)}; }
+template <class T>
 float at(const Matrix& x, int64_t i, int64_t j) {
-  return static_cast<float*>(x.data)[i * x.row.step[kRank - 1] + j * x.col.step[kRank - 1]];
+  return widen(static_cast<T*>(x.data)[i * x.row.step[kRank - 1] + j * x.col.step[kRank - 1]]);
 }
 
-// All values are small integers: sums are exact in any order, so that results must be equal.
-bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::Schedule schedule) {
+// All values are small integers: sums are exact in any order, so that results must be equal. `by_k`: whether A and B
+// are contiguous along k.
+template <class T>
+bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::Schedule schedule, bool a_by_k = true,
+                bool b_by_k = false) {
   Gemm g;
+  g.dtype = sizeof(T) == 2 ? DType::bf16 : DType::f32;
   g.m = axis(m), g.n = axis(n);
   for (int64_t part : {k / 3, k - k / 3}) {
     Segment& s = g.segment[g.segments++];
     s.k = axis(part);
-    s.a = rows(filled(m * part), part);
-    s.b = rows(filled(part * n), n);
+    s.a = a_by_k ? rows(filled<T>(m * part), part) : columns(filled<T>(m * part), m);
+    s.b = b_by_k ? columns(filled<T>(part * n), part) : rows(filled<T>(part * n), n);
   }
-  g.c = rows(unwritten(m * n), n);
-  g.residual = rows(filled(m * n), n);
-  g.bias = filled(m);
+  g.c = rows(unwritten<T>(m * n), n);
+  g.residual = rows(filled<T>(m * n), n);
+  g.bias = filled<T>(m);
   g.activation.kind = Act::relu;
-  std::vector<char> workspace(workspace_bytes(plan_gemm(g, 1, tuning), g));
-  launch_gemm_as<float>(&g, 1, workspace.data(), &schedule, tuning);
+  std::vector<char> workspace(workspace_bytes(plan_gemm(&g, 1, tuning), g));
+  if (launch_gemm_as<T>(&g, 1, workspace.data(), &schedule, tuning)) return false;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
-      double want = static_cast<const float*>(g.bias)[i] + at(g.residual, i, j);
+      float want = widen(static_cast<const T*>(g.bias)[i]) + at<T>(g.residual, i, j);
       for (int s = 0; s < g.segments; ++s)
         for (int64_t l = 0; l < g.segment[s].k.count(); ++l)
-          want += at(g.segment[s].a, i, l) * at(g.segment[s].b, l, j);
-      if (at(g.c, i, j) == std::max(want, 0.0)) continue;
+          want += at<T>(g.segment[s].a, i, l) * at<T>(g.segment[s].b, l, j);
+      want = widen(narrow<T>(want > 0 ? want : 0));
+      if (at<T>(g.c, i, j) == want) continue;
       std::printf("gemm %ldx%ldx%ld: C[%ld, %ld] is %g, expected %g\n", long(m), long(n), long(k), long(i), long(j),
-                  at(g.c, i, j), std::max(want, 0.0));
+                  at<T>(g.c, i, j), want);
       return false;
     }
   return true;
@@ -76,18 +87,19 @@ bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tunin
   ActivationGrad a;
   a.activation.kind = Act::relu;
   a.pixels = axis(pixels), a.channels = channels;
-  a.dy = rows(filled(pixels * channels), channels);
-  a.saved = rows(filled(pixels * channels), channels);
-  a.dz = rows(unwritten(pixels * channels), channels);
-  float* db = unwritten(channels);
+  a.dy = rows(filled<float>(pixels * channels), channels);
+  a.saved = rows(filled<float>(pixels * channels), channels);
+  a.dz = rows(unwritten<float>(pixels * channels), channels);
+  float* db = unwritten<float>(channels);
   a.db = db;
   std::vector<char> workspace(workspace_bytes(plan_activation_grad(a, tuning), a));
   launch_activation_grad_as<float>(a, workspace.data(), &schedule, tuning);
   for (int64_t c = 0; c < channels; ++c) {
     double sum = 0;
     for (int64_t p = 0; p < pixels; ++p) {
-      const float want = at(a.saved, p, c) <= 0 ? 0 : at(a.dy, p, c);
-      if (at(a.dz, p, c) != want) return std::printf("dz[%ld, %ld] is %g\n", long(p), long(c), at(a.dz, p, c)), false;
+      const float want = at<float>(a.saved, p, c) <= 0 ? 0 : at<float>(a.dy, p, c);
+      if (at<float>(a.dz, p, c) != want)
+        return std::printf("dz[%ld, %ld] is %g\n", long(p), long(c), at<float>(a.dz, p, c)), false;
       sum += want;
     }
     if (db[c] != sum) return std::printf("db[%ld] is %g, expected %g\n", long(c), db[c], sum), false;
@@ -104,17 +116,39 @@ bool check_distances() {
          launch_gemm_as<float>(gemms, 3, nullptr, &schedule, {});
 }
 
+// The kernel that gemm_mma is checked against, with small and large tiles and shares.
+bool check_fma(emulate::Schedule schedule) {
+  const Tuning small{1000, 1000, 0, 1, true}, large{1, 1, 1, 1, true}, split{16, 3, 0, 4, true};
+  return check_gemm<float>(70, 67, 90, small, schedule) && check_gemm<float>(130, 129, 50, large, schedule) &&
+         check_gemm<float>(65, 10, 130, split, schedule);
+}
+
+// Tiles of one, several blocks each, several tiles a block, shares; and every way operands may lie, in vectors of 2 to
+// 16 bytes.
+bool check_mma(emulate::Schedule schedule) {
+  for (int tile = 0; tile < 4; ++tile)
+    if (!check_gemm<bf16>(131, 67, 250, {3, 2, tile, 3}, schedule)) return false;
+  return check_gemm<float>(70, 130, 120, {1, 1, 0, 1}, schedule) &&
+         check_gemm<float>(33, 64, 250, {3, 2, 1, 3}, schedule);
+}
+bool check_operands() {
+  emulate::Schedule schedule;
+  for (int tile = 0; tile < 4; ++tile)
+    for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}})
+      if (!check_gemm<bf16>(70, 136, 96, {1, 1, tile, 1}, schedule, a_by_k, b_by_k) ||
+          !check_gemm<float>(34, 70, 44, {1, 1, tile, 1}, schedule, a_by_k, b_by_k))
+        return false;
+  return true;
+}
+
 }  // namespace
 
 int main() {
-  const Tuning one_tile_a_block{1000, 1000, 1000}, large_tiles{1, 1000, 1}, split{16, 2, 3};
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
-    const bool right = check_gemm(70, 67, 90, one_tile_a_block, schedule) &&
-                       check_gemm(130, 129, 50, large_tiles, schedule) && check_gemm(65, 10, 130, split, schedule) &&
-                       check_activation_grad(200, 40, split, schedule);
-    if (!right) return 1;
+    if (!check_fma(schedule) || !check_mma(schedule) || !check_activation_grad(200, 40, {8, 3}, schedule)) return 1;
   }
+  if (!check_operands()) return 1;
   if (!check_distances()) return std::printf("unequal distances between products are not refused\n"), 1;
   return 0;
 }

@@ -10,8 +10,11 @@
 namespace pw {
 namespace {
 
-// So little fills the emulated GPU that small problems reach large tiles, split sums and blocks with several tiles.
-constexpr Tuning kTuning{/*filling_blocks=*/6, /*split_steps=*/2, /*max_blocks=*/5};
+// So few multiprocessors that small problems reach blocks with several tiles.
+constexpr Tuning kTuning{/*multiprocessors=*/3, /*max_blocks=*/5};
+
+Tuning tuning = kTuning;
+bool tf32 = false;
 
 emulate::Schedule schedule;
 
@@ -20,13 +23,15 @@ at::Tensor workspace(size_t bytes) { return at::empty({int64_t(bytes)}, at::kByt
 void check(const char* error) { TORCH_CHECK(!error, error); }
 
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
-  const at::Tensor memory = workspace(gemm_workspace_bytes(gemms, count, kTuning));
-  check(launch_gemm(gemms, count, memory.data_ptr(), &schedule, kTuning));
+  std::vector<Gemm> products(gemms, gemms + count);
+  for (Gemm& g : products) g.tf32 = tf32;
+  const at::Tensor memory = workspace(gemm_workspace_bytes(products.data(), count, tuning));
+  check(launch_gemm(products.data(), count, memory.data_ptr(), &schedule, tuning));
 }
 
 void activation_grad(const ActivationGrad& problem, const at::Tensor&) {
-  const at::Tensor memory = workspace(activation_grad_workspace_bytes(problem, kTuning));
-  check(launch_activation_grad(problem, memory.data_ptr(), &schedule, kTuning));
+  const at::Tensor memory = workspace(activation_grad_workspace_bytes(problem, tuning));
+  check(launch_activation_grad(problem, memory.data_ptr(), &schedule, tuning));
 }
 
 constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad};
@@ -54,23 +59,54 @@ std::vector<at::Tensor> backward(PW_BACKWARD_ARGS) {
                        params(stride, padding, groups, activation, alpha, beta), flags);
 }
 
-// A product (m, k) (k, n) of the given dtype, as the plans see it.
+// A product (m, k) (k, n) of row-major matrices of the given dtype, as the plans see it.
 Gemm product(int64_t m, int64_t n, int64_t k, at::ScalarType dtype) {
   Gemm g;
   g.dtype = parse_dtype(dtype);
   g.m.size[kRank - 1] = m, g.n.size[kRank - 1] = n;
   g.segments = 1, g.segment[0].k.size[kRank - 1] = k;
+  const auto row_major = [](int64_t columns) {
+    Matrix matrix;
+    matrix.row.step[kRank - 1] = columns, matrix.col.step[kRank - 1] = 1;
+    return matrix;
+  };
+  g.segment[0].a = row_major(k), g.segment[0].b = row_major(n), g.c = row_major(n);
   return g;
 }
 
 std::string explain(int64_t m, int64_t n, int64_t k, int64_t groups, at::ScalarType dtype) {
-  return explain_gemm(product(m, n, k, dtype), groups);
+  const std::vector<Gemm> gemms(groups, product(m, n, k, dtype));
+  return explain_gemm(gemms.data(), groups);
 }
 
-std::vector<int64_t> plan(int64_t m, int64_t n, int64_t k, int64_t groups, at::ScalarType dtype) {
-  const Gemm g = product(m, n, k, dtype);
-  const GemmPlan p = plan_gemm(g, groups);
-  return {p.tile, p.tiles_m, p.tiles_n, p.splits, p.steps, p.steps_per_split, p.work(), int64_t(workspace_bytes(p, g))};
+// Of every candidate tile: rows, columns, tiles of each, shares, steps, steps of a share, values of k of a step, pieces
+// of work, bytes of workspace; the chosen one first.
+std::vector<std::vector<int64_t>> plans(int64_t m, int64_t n, int64_t k, int64_t groups, at::ScalarType dtype) {
+  const std::vector<Gemm> gemms(groups, product(m, n, k, dtype));
+  std::vector<GemmPlan> all = gemm_plans(gemms.data(), groups, {});
+  all.insert(all.begin(), plan_gemm(gemms.data(), groups));
+  std::vector<std::vector<int64_t>> result;
+  for (const GemmPlan& p : all)
+    result.push_back({p.tile_m, p.tile_n, p.tiles_m, p.tiles_n, p.splits, p.steps, p.steps_per_split, p.tile_k,
+                      p.work(), int64_t(workspace_bytes(p, gemms[0]))});
+  return result;
+}
+
+// Bytes that A, B and C of the last products are read and written with would differ by alignment; this tells one's.
+std::vector<int64_t> access(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
+  Gemm g = product(a.size(0), b.size(1), a.size(1), a.scalar_type());
+  const auto place = [](const at::Tensor& t, Matrix& matrix) {
+    matrix.data = t.data_ptr();
+    matrix.row.step[kRank - 1] = t.stride(0), matrix.col.step[kRank - 1] = t.stride(1);
+  };
+  place(a, g.segment[0].a), place(b, g.segment[0].b), place(c, g.c);
+  const Access all = access_of(&g, 1);
+  return {all.a.along_k, all.a.bytes, all.b.along_k, all.b.bytes, all.c};
+}
+
+void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32) {
+  tuning = kTuning;
+  tuning.tile = int(tile), tuning.splits = splits, tuning.fma = fma, tf32 = use_tf32;
 }
 
 void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
@@ -88,7 +124,9 @@ TORCH_LIBRARY(pointwise_ext_emulated, m) {
       "conv_backward(Tensor grad_output, Tensor[] inputs, Tensor weight, Tensor? saved, int[] stride, int[] padding, "
       "int groups, str activation, float alpha, float beta, bool[] needed) -> Tensor[]");
   m.def("explain(int m, int n, int k, int groups, ScalarType dtype) -> str", pw::explain);
-  m.def("plan(int m, int n, int k, int groups, ScalarType dtype) -> int[]", pw::plan);
+  m.def("plans(int m, int n, int k, int groups, ScalarType dtype) -> int[][]", pw::plans);
+  m.def("access(Tensor a, Tensor b, Tensor c) -> int[]", pw::access);
+  m.def("set_tuning(int tile, int splits, bool fma, bool tf32) -> ()", pw::set_tuning);
   m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);
 }
 

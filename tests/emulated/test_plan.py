@@ -22,31 +22,71 @@ SIZES = [
 @pytest.mark.parametrize("groups", [1, 7])
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 def test_tiles_and_shares_cover_the_product(emulated_ops, m, n, k, groups, dtype) -> None:
-    tile, tiles_m, tiles_n, splits, steps, share, work, workspace = emulated_ops.plan(m, n, k, groups, dtype)
-    assert tiles_m == -(-m // tile)
-    assert tiles_n == -(-n // tile)
-    assert steps == -(-k // 16)
-    assert splits * share >= steps > (splits - 1) * share - (k == 0), "every share has steps"
-    assert work == tiles_m * tiles_n * groups * splits
-    assert workspace == (0 if splits == 1 else groups * splits * m * n * (8 if dtype == torch.float64 else 4))
-    assert workspace <= 256 * 128 * 128 * 8, "the more shares, the fewer tiles"
+    chosen, *candidates = emulated_ops.plans(m, n, k, groups, dtype)
+    assert chosen in candidates
+    assert len(candidates) == {torch.float32: 3, torch.float64: 1, torch.bfloat16: 4}[dtype]
+    for tile_m, tile_n, tiles_m, tiles_n, splits, steps, share, depth, work, workspace in candidates:
+        assert tiles_m == -(-m // tile_m)
+        assert tiles_n == -(-n // tile_n)
+        assert steps == -(-k // depth)
+        assert splits * share >= steps > (splits - 1) * share - (k == 0), "every share has steps"
+        assert work == tiles_m * tiles_n * groups * splits
+        assert workspace == (0 if splits == 1 else groups * splits * m * n * (8 if dtype == torch.float64 else 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_sides_get_narrow_tiles(emulated_ops, dtype) -> None:
+    assert emulated_ops.plans(10, 100_000, 64, 1, dtype)[0][:2] == [32, 128]
+    assert emulated_ops.plans(100_000, 16, 96, 1, dtype)[0][:2] == [128, 32]
+
+
+def test_large_products_get_large_tiles(emulated_ops) -> None:
+    assert emulated_ops.plans(1024, 50176, 256, 1, torch.bfloat16)[0][:2] == [128, 128]
 
 
 def test_sum_over_many_pixels_is_split(emulated_ops) -> None:
-    assert emulated_ops.explain(64, 256, 802816, 1, torch.float32) == (
-        "gemm_fma 64x64: a side of the product is at most 64; "
-        "sum over k in 64 shares, as 4 tiles do not fill 256 blocks"
-    )
+    assert emulated_ops.plans(64, 256, 802816, 1, torch.bfloat16)[0][4] > 8
+
+
+def test_explanation_names_the_choice_and_the_others(emulated_ops) -> None:
+    text = emulated_ops.explain(512, 49, 2048, 1, torch.float32)
+    assert text.startswith("gemm_mma, three TF32 products, predicted for an H200: ")
+    assert "shares of k" in text
+    assert text.count(" us") == 3
+    assert "reads 16 and 4 bytes at a time, writes 4" in text, "49 floats are no multiple of 8 bytes"
 
 
 @pytest.mark.parametrize(
-    ("size", "dtype", "reason"),
+    ("shape", "slices", "expected"),
     [
-        ((256, 100_000, 64), torch.float32, "gemm_fma 128x128: at least 256 large tiles"),
-        ((256, 100_000, 64), torch.float64, "gemm_fma 64x64: float64 has no large tile"),
-        ((256, 1000, 64), torch.float32, "gemm_fma 64x64: fewer than 256 large tiles"),
-        ((10, 100_000, 64), torch.float16, "gemm_fma 64x64: a side of the product is at most 64"),
+        ((64, 64), (slice(None), slice(None)), 16),
+        ((64, 60), (slice(None), slice(None)), 8),
+        ((64, 50), (slice(None), slice(None)), 4),
+        ((64, 49), (slice(None), slice(None)), 2),
+        ((64, 72), (slice(None), slice(8, None)), 16),
+        ((64, 72), (slice(None), slice(4, None)), 8),
+        ((64, 72), (slice(None), slice(1, None)), 2),
+        ((64, 72), (slice(None), slice(None, None, 2)), 2),
     ],
 )
-def test_reason_for_the_tile(emulated_ops, size, dtype, reason) -> None:
-    assert emulated_ops.explain(*size, 1, dtype) == reason
+def test_bytes_that_lie_together(emulated_ops, shape, slices, expected) -> None:
+    """What limits an access: the row's length, where it starts, and whether neighbours are neighbours."""
+    x = torch.zeros(shape, dtype=torch.bfloat16)[slices]
+    y = torch.zeros(64, 64, dtype=torch.bfloat16)
+    w = torch.zeros(64, x.shape[1], dtype=torch.bfloat16)
+    assert emulated_ops.access(x, w.T.contiguous(), y)[1] == expected  # as A, rows of X
+    assert emulated_ops.access(y, x, torch.zeros_like(w))[3] == expected  # as B
+    assert emulated_ops.access(y, w, x)[4] == expected  # as C
+
+
+def test_direction_of_the_operands(emulated_ops) -> None:
+    row_major, column_major = torch.zeros(64, 64), torch.zeros(64, 64).T
+    directions = {
+        (a_name, b_name): emulated_ops.access(a, b, row_major)
+        for a_name, a in (("rows", row_major), ("columns", column_major))
+        for b_name, b in (("rows", row_major), ("columns", column_major))
+    }
+    assert directions["rows", "rows"][:4] == [1, 16, 0, 16]
+    assert directions["rows", "columns"][:4] == [1, 16, 1, 16]
+    assert directions["columns", "rows"][:4] == [0, 16, 0, 16]
+    assert directions["columns", "columns"][:4] == [1, 4, 1, 16], "such an A is read element by element"
