@@ -54,6 +54,7 @@ $(READY): requirements.txt requirements-dev.txt
 cuda-build: $(READY)
 	$(call environment,$(CUDA_VENV))
 	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=70.1" ninja
+	-$(RUN) -m pip install --quiet nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	PW_CUDA_PYTHON=$(abspath $(CUDA_VENV))/bin/python $(RUN) -m pytest -m slow tests/cuda_build $(ARGS)
 
 lint: $(READY)
