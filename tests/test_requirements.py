@@ -78,7 +78,7 @@ ANSWERS = [
     ("SageAttention-380", "the current stream, CUDA graphs", "tests/gpu/test_cases.py: def test_cuda_graph"),
     ("pytorch-157363", "stream synchronisation", "tests/gpu/test_cases.py: def test_current_stream"),
     ("vision-7579", "deterministic", "tests/test_threads.py: def test_deterministic_algorithms_are_granted"),
-    ("pytorch-107514", "TF32 surprises", "README.md: allow_tf32"),
+    ("pytorch-107514", "TF32 surprises", "tests/gpu/test_cases.py: def test_tf32_follows_the_switches"),
     ("pytorch-156154", "not bitwise equal to another kernel", "README.md: not bitwise equal to"),
     (
         "pytorch-63027",

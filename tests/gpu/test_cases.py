@@ -16,7 +16,14 @@ pytestmark = pytest.mark.gpu
 
 # Large enough for large tiles and for sums over pixels in many shares.
 LAYER = Problem(channels=(64,), out_channels=256, batch=6, size=(56, 56), activation="silu", device="cuda")
-SANITIZED = ("float32-contiguous", "bfloat16-channels_last", "contiguous-sources_3_61", "channels_last-stride_padding")
+SANITIZED = (
+    "float32-contiguous",
+    "float64-contiguous",
+    "bfloat16-channels_last",
+    "contiguous-large_tiles-bfloat16",
+    "contiguous-sources_3_61",
+    "channels_last-stride_padding",
+)
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.sanitizer) if c in SANITIZED else c for c in CASES])
@@ -38,6 +45,28 @@ def test_bitwise_repeatable(layout: str) -> None:
         again = gradients(pw.pointwise_conv, problem.placed(), problem.options)
         for name, value in again.items():
             assert_bitwise_equal(value, first[name], name)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_tf32_follows_the_switches(layout: str) -> None:
+    problem = replace(LAYER, layout=layout, activation=None)
+    t = problem.placed()
+    exact = gradients(pw.reference.pointwise_conv, {n: v.double() for n, v in t.items()}, problem.options)
+    errors = {}
+    for allowed in (False, True):
+        torch.backends.cudnn.allow_tf32 = allowed
+        got = gradients(pw.pointwise_conv, t, problem.options)
+        errors[allowed] = {n: float((v - exact[n]).abs().max() / exact[n].abs().max()) for n, v in got.items()}
+    for name in ("y", "x0", "weight"):
+        assert errors[False][name] < 1e-5 < errors[True][name] < 2e-3, name
+
+
+def test_extreme_values() -> None:
+    """Parts of a float32 keep what it is: Inf stays Inf, the largest numbers stay finite, tiny ones do not vanish."""
+    values = [torch.inf, -torch.inf, torch.nan, torch.finfo(torch.float32).max, 1e-30, 0.0, 3.0, 1 + 2**-20]
+    x = torch.tensor(values, device="cuda").view(1, 1, 1, -1)
+    w = torch.tensor([1.0, -0.5, 2.0**-10, torch.inf, 1.2345678], device="cuda").view(-1, 1, 1, 1)
+    torch.testing.assert_close(pw.pointwise_conv(x, w), x * w.view(1, -1, 1, 1), rtol=1e-6, atol=0, equal_nan=True)
 
 
 def test_nan_passes_relu() -> None:
