@@ -10,6 +10,8 @@ namespace pw {
 namespace {
 
 thread_local std::vector<std::string> lines;
+thread_local std::vector<Prediction> predictions;
+thread_local bool allow_tf32 = false;
 
 std::string size(const Gemm& g, int64_t count) {
   return (count > 1 ? std::to_string(count) + " products of " : "") + std::to_string(g.m.count()) + " x " +
@@ -40,6 +42,47 @@ void cuda_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
 
 void no_grad(const ActivationGrad&, const at::Tensor&) {}
 
+void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
+  std::vector<Gemm> products(gemms, gemms + count);
+  for (Gemm& g : products) g.tf32 = allow_tf32 && g.dtype == DType::f32;
+  const Gemm& g = products[0];
+  const GemmPlan p = plan_gemm(products.data(), count);
+  const Traffic moved = traffic(g, p);
+  const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n);
+  Prediction kernel{(p.kernel == Kernel::mma ? "gemm_mma " : "gemm_fma ") + tile,
+                    g.m.count(),
+                    g.n.count(),
+                    cpu::total_k(g),
+                    p.work(),
+                    moved.memory,
+                    moved.operands,
+                    p.microseconds};
+  if (p.splits > 1) {
+    // The sum of the shares is a launch of its own, which alone reads and writes partial sums.
+    Prediction sum{"reduce",
+                   0,
+                   0,
+                   0,
+                   divide_up(count * g.m.count() * g.n.count(), 256),
+                   0,
+                   moved.partials,
+                   Model::kLaunch + moved.partials / Model::kCache};
+    kernel.kernel += ", " + std::to_string(p.splits) + " shares of K";
+    kernel.microseconds -= sum.microseconds;
+    predictions.push_back(kernel);
+    predictions.push_back(sum);
+    return;
+  }
+  predictions.push_back(kernel);
+}
+
+void predicted_grad(const ActivationGrad& a, const at::Tensor&) {
+  const int64_t tensors = 1 + (a.saved.data != nullptr) + (a.dz.data != nullptr);
+  const double bytes = double(tensors * a.pixels.count() * a.channels * element_bytes(a.dtype));
+  predictions.push_back({"activation_backward", 0, 0, 0, plan_activation_grad(a).work(), bytes, 0,
+                         Model::kLaunch + bytes / Model::kMemory});
+}
+
 }  // namespace
 
 std::vector<std::string> explain_conv(PW_CONV_ARGS) {
@@ -47,6 +90,20 @@ std::vector<std::string> explain_conv(PW_CONV_ARGS) {
   lines.clear();
   device_conv(recorder, PW_CONV_PASS);
   return std::move(lines);
+}
+
+std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, bool backward) {
+  const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad};
+  const Backend recorder{"predict", predicted_gemm, predicted_grad};
+  predictions.clear(), allow_tf32 = tf32;
+  const at::Tensor y = device_conv(backward ? silent : recorder, PW_CONV_PASS);
+  if (backward) {
+    c10::List<bool> needed;
+    for (size_t i = 0; i <= inputs.size(); ++i) needed.push_back(true);
+    needed.push_back(bias.has_value()), needed.push_back(false);
+    device_conv_backward(recorder, y, inputs, weight, y, stride, padding, groups, activation, alpha, beta, needed);
+  }
+  return std::move(predictions);
 }
 
 }  // namespace pw

@@ -1,4 +1,4 @@
-// The plan of a call of the operator conv, one line for each launch or parallel region; nothing is computed.
+// The plan of a call of the operator conv; nothing is computed.
 #pragma once
 #include <string>
 #include <vector>
@@ -7,6 +7,20 @@
 
 namespace pw {
 
+// One line for each launch or parallel region.
 std::vector<std::string> explain_conv(PW_CONV_ARGS);
+
+// A launch as the CUDA plans predict it for an H200.
+struct Prediction {
+  std::string kernel;           // with its tile
+  int64_t m = 0, n = 0, k = 0;  // of the product; 0 for what is none
+  int64_t blocks = 0;
+  double memory = 0, cache = 0;  // bytes: of device memory if every operand is read once; that tiles read
+  double microseconds = 0;
+};
+
+// The launches of a call on CUDA, or of its backward pass (all gradients but the residual's), whatever device the
+// tensors are on.
+std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, bool backward);
 
 }  // namespace pw

@@ -24,8 +24,9 @@ void check_launch(const char* error, const at::Tensor& like) {
 }
 
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
-  const at::Tensor memory = workspace(gemm_workspace_bytes(gemms, count), like);
-  check_launch(launch_gemm(gemms, count, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
+  const GemmPlan plan = plan_gemm(gemms, count);
+  const at::Tensor memory = workspace(workspace_bytes(plan, *gemms), like);
+  check_launch(launch_gemm(gemms, plan, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
 }
 
 void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {

@@ -37,8 +37,8 @@ struct MmaTraits {
   static constexpr int kTileM = WARPS_M * WARP_M, kTileN = WARPS_N * kWarpN, kThreads = 32 * WARPS_M * WARPS_N;
   using TileA = OperandTile<T, kTileM, A_ALONG_K>;
   using TileB = OperandTile<T, kTileN, B_ALONG_K>;
-  // The sums of a large tile take half of the registers, those of STRICT twice as many.
-  static constexpr int kBlocks = WARP_M == 32 ? (STRICT ? 3 : 4) : (STRICT ? 1 : 2);
+  // Of a multiprocessor. The sums of the largest tile take half of the registers, those of STRICT twice as many.
+  static constexpr int kBlocks = kThreads == 256 ? 2 : STRICT ? 3 : 4;
 };
 
 template <class Traits>

@@ -3,7 +3,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <type_traits>
+#include <utility>
 
 #include "launch.h"
 
@@ -109,14 +111,24 @@ PW_DEVICE uint32_t round_tf32(float v) {
   return bits;
 }
 
+// More than 48 KiB have to be asked for, once for each kernel and device.
+inline cudaError_t ask_for_shared_memory(const void* kernel, size_t bytes) {
+  static thread_local std::set<std::pair<const void*, int>> granted;
+  int device = 0;
+  if (const cudaError_t error = cudaGetDevice(&device)) return error;
+  if (granted.count({kernel, device})) return cudaSuccess;
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
+  if (error == cudaSuccess) granted.insert({kernel, device});
+  return error;
+}
+
 // Starts a kernel whose shared memory is one T. Null, or what went wrong.
 template <class T, class... Parameters>
 const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream stream,
                           const Parameters&... parameters) {
   constexpr size_t kShared = std::is_empty<T>::value ? 0 : sizeof(T);
   cudaError_t error = cudaSuccess;
-  if constexpr (kShared > 48 << 10)  // more has to be asked for, of every device anew
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kShared));
+  if constexpr (kShared > 48 << 10) error = ask_for_shared_memory(reinterpret_cast<const void*>(kernel), kShared);
   if (error == cudaSuccess) {
     kernel<<<unsigned(blocks), unsigned(threads), kShared, static_cast<cudaStream_t>(stream)>>>(parameters...);
     error = cudaGetLastError();

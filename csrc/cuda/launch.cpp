@@ -21,13 +21,9 @@ auto with_dtype(DType dtype, Run run) {
 
 }  // namespace
 
-size_t gemm_workspace_bytes(const Gemm* gemms, int64_t count, const Tuning& tuning) {
-  return workspace_bytes(plan_gemm(gemms, count, tuning), *gemms);
-}
-
-const char* launch_gemm(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
+const char* launch_gemm(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream, const Tuning& tuning) {
   return with_dtype(gemms->dtype,
-                    [&](auto zero) { return launch_gemm_as<decltype(zero)>(gemms, count, workspace, stream, tuning); });
+                    [&](auto zero) { return launch_gemm_as<decltype(zero)>(gemms, plan, workspace, stream, tuning); });
 }
 
 size_t activation_grad_workspace_bytes(const ActivationGrad& problem, const Tuning& tuning) {

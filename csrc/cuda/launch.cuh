@@ -46,7 +46,11 @@ const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, c
       case 2:
         return run(MmaTraits<T, STRICT, kA, kB, 4, 1, 32>());
     }
-    if constexpr (!STRICT) return run(MmaTraits<T, STRICT, kA, kB, 2, 4, 64>());
+    if constexpr (!STRICT) {
+      if (launch.plan.tile == 3) return run(MmaTraits<T, STRICT, kA, kB, 2, 4, 32>());
+      if (launch.plan.tile == 4) return run(MmaTraits<T, STRICT, kA, kB, 4, 2, 32>());
+      if (launch.plan.tile == 5) return run(MmaTraits<T, STRICT, kA, kB, 2, 4, 64>());
+    }
     return "the plan has a tile that no kernel computes";
   };
   const Access& access = launch.plan.access;
@@ -56,22 +60,24 @@ const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, c
 }
 
 template <class T>
-const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning) {
+const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream,
+                           const Tuning& tuning) {
   const Gemm& g = *gemms;
-  GemmLaunch launch{plan_gemm(gemms, count, tuning), {}, workspace};
-  if (!equally_spaced(gemms, count, launch.groups)) return "the products of one launch do not lie at equal distances";
-  if (launch.plan.work() == 0) return nullptr;
+  GemmLaunch launch{plan, {}, workspace};
+  if (!equally_spaced(gemms, plan.groups, launch.groups))
+    return "the products of one launch do not lie at equal distances";
+  if (plan.work() == 0) return nullptr;
   const char* error = nullptr;
   if constexpr (sizeof(T) == 8)
     error = launch_fma<T>(g, launch, stream, tuning);
   else if constexpr (sizeof(T) == 2)
     error = launch_mma<T, false>(g, launch, stream, tuning);
-  else if (launch.plan.kernel == Kernel::fma)
+  else if (plan.kernel == Kernel::fma)
     error = launch_fma<T>(g, launch, stream, tuning);
   else
     error = g.tf32 ? launch_mma<T, false>(g, launch, stream, tuning) : launch_mma<T, true>(g, launch, stream, tuning);
-  if (error || launch.plan.splits == 1) return error;
-  return launch_reduce<T>(g, launch.groups, workspace, count, launch.plan.splits, stream, tuning);
+  if (error || plan.splits == 1) return error;
+  return launch_reduce<T>(g, launch.groups, workspace, plan.groups, plan.splits, stream, tuning);
 }
 
 template <class T>

@@ -11,10 +11,10 @@ namespace pw {
 
 using Stream = void*;  // cudaStream_t on the device, const emulate::Schedule* in the emulator
 
-// `count` products of equal shape and strides at equal distances in memory, as the groups of a convolution are. The
-// workspace may be null where it takes no bytes.
-size_t gemm_workspace_bytes(const Gemm* gemms, int64_t count, const Tuning& tuning = {});
-const char* launch_gemm(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning = {});
+// `plan.groups` products of equal shape and strides at equal distances in memory, as the groups of a convolution are,
+// with a plan of plan_gemm() and as many bytes of workspace as workspace_bytes() says.
+const char* launch_gemm(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream,
+                        const Tuning& tuning = {});
 
 size_t activation_grad_workspace_bytes(const ActivationGrad& problem, const Tuning& tuning = {});
 const char* launch_activation_grad(const ActivationGrad& problem, void* workspace, Stream stream,
@@ -22,7 +22,8 @@ const char* launch_activation_grad(const ActivationGrad& problem, void* workspac
 
 // The same for one storage type; launch_<dtype>.cu holds its kernels.
 template <class T>
-const char* launch_gemm_as(const Gemm* gemms, int64_t count, void* workspace, Stream stream, const Tuning& tuning);
+const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream,
+                           const Tuning& tuning);
 template <class T>
 const char* launch_activation_grad_as(const ActivationGrad& problem, void* workspace, Stream stream,
                                       const Tuning& tuning);

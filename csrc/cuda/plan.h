@@ -33,12 +33,13 @@ struct Tile {
   int m, n;
   int blocks;  // that a multiprocessor holds
 };
-constexpr Tile kMmaTiles[] = {{64, 64, 4}, {32, 128, 4}, {128, 32, 4}, {128, 128, 2}};
+constexpr Tile kMmaTiles[] = {{64, 64, 4}, {32, 128, 4}, {128, 32, 4}, {64, 128, 2}, {128, 64, 2}, {128, 128, 2}};
+constexpr int kSmallMmaTiles = 3;  // of 4 warps, the first ones
 constexpr Tile kFmaTiles[] = {{64, 64, 2}, {128, 128, 2}};
 constexpr int kTileK = 16;                           // channels of one step of gemm_fma
 constexpr int kStepBytes = 64;                       // of each row in one step of gemm_mma
 constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
-constexpr int64_t kLeastSteps = 4, kMostSplits = 64;
+constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
@@ -59,7 +60,8 @@ struct GemmPlan {
 // tile.
 inline std::vector<Tile> candidate_tiles(Kernel kernel, const Gemm& g) {
   if (kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
-  return {std::begin(kMmaTiles), std::end(kMmaTiles) - (g.dtype == DType::f32 && !g.tf32)};
+  const bool strict = g.dtype == DType::f32 && !g.tf32;
+  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles)};
 }
 
 inline double operations_per_us(Kernel kernel, const Gemm& g) {
@@ -67,21 +69,32 @@ inline double operations_per_us(Kernel kernel, const Gemm& g) {
   return g.dtype != DType::f32 ? Model::kHalf : g.tf32 ? Model::kTf32 : Model::kStrict;
 }
 
-// The longest of: device memory; the waves of tiles, each the longest of its products, its operands from the cache and
-// the latency of its steps.
-inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
+// Bytes that a plan moves: from and to device memory if every operand is read once, and to the tiles, from the cache.
+struct Traffic {
+  double memory, operands, partials;
+};
+
+inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
   const double m = double(g.m.count()), n = double(g.n.count()), k = double(p.steps * p.tile_k);
   const double bytes = double(element_bytes(g.dtype)), groups = double(p.groups);
-  const double memory = groups * (k * (m + n) + m * n * (1 + (g.z.data != nullptr) + (g.residual.data != nullptr))) *
-                        bytes / Model::kMemory;
+  const double results = m * n * (1 + (g.z.data != nullptr) + (g.residual.data != nullptr));
+  return {groups * (k * (m + n) + results) * bytes,
+          groups * double(p.tiles_m) * double(p.tiles_n) * (p.tile_m + p.tile_n) * k * bytes,
+          p.splits == 1 ? 0 : 2 * groups * double(p.splits) * m * n * double(accumulator_bytes(g.dtype))};
+}
+
+// The longest of: device memory; the waves of tiles, each the longest of its products, its operands from the cache and
+// the latency of its steps. Then the partial sums.
+inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
+  const Traffic moved = traffic(g, p);
   const double share = double(tuning.multiprocessors) * tile.blocks, depth = double(p.steps_per_split * p.tile_k);
   const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
-  const double operands = (tile.m + tile.n) * depth * bytes * share / Model::kCache;
+  const double operands = (tile.m + tile.n) * depth * double(element_bytes(g.dtype)) * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
   const double latency = double(p.steps_per_split) * Model::kStep;
   const double tiles = waves * (std::max({products, operands, latency}) + Model::kTile);
-  const double partial = p.splits == 1 ? 0 : Model::kLaunch + 2 * groups * p.splits * m * n * 4 / Model::kCache;
-  return Model::kLaunch + std::max(memory, tiles) + partial;
+  const double partial = p.splits == 1 ? 0 : Model::kLaunch + moved.partials / Model::kCache;
+  return Model::kLaunch + std::max(moved.memory / Model::kMemory, tiles) + partial;
 }
 
 inline GemmPlan plan_tile(const Gemm& g, const GemmPlan& base, int index, const Tile& tile, const Tuning& tuning) {

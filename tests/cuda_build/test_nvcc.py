@@ -68,6 +68,8 @@ def test_shared_memory(tmp_path: Path) -> None:
     }
     for majors in ("true, true", "true, false", "false, false"):
         blocks |= {large.format(t, "false", majors): 2 for t in ("bf16", "float")}
+        for warps in ("2, 4", "4, 2"):
+            blocks |= {small.format(t, "false", majors, warps): 2 for t in ("bf16", "float")}
         for warps in ("2, 2", "1, 4", "4, 1"):
             blocks |= {small.format(t, "false", majors, warps): 4 for t in ("bf16", "float")}
     lines = [f'std::printf("%zu {name}\\n", sizeof({name}));' for name in blocks]
@@ -126,7 +128,7 @@ def test_instructions(dtype: str, product: str, target: str, tmp_path: Path) -> 
     )
     functions = dict(re.findall(r"Function : (\S+)(.*?)(?=Function : |\Z)", text, re.DOTALL))
     kernels = {name: code for name, code in functions.items() if "gemm_mma" in name}
-    assert len(kernels) == 12
+    assert len(kernels) == 18
     for name, code in kernels.items():
         assert code.count(product) >= 16, name
         assert "LDGSTS.E.BYPASS.128" in code, name

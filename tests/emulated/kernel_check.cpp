@@ -75,8 +75,9 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
   g.residual = padded<T>(m, n, true, pitch);
   g.bias = filled<T>(m);
   g.activation.kind = Act::relu;
-  std::vector<char> workspace(workspace_bytes(plan_gemm(&g, 1, tuning), g));
-  if (launch_gemm_as<T>(&g, 1, workspace.data(), &schedule, tuning)) return false;
+  const GemmPlan plan = plan_gemm(&g, 1, tuning);
+  std::vector<char> workspace(workspace_bytes(plan, g));
+  if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
       float want = widen(static_cast<const T*>(g.bias)[i]) + at<T>(g.residual, i, j);
@@ -122,8 +123,10 @@ bool check_distances() {
   float c[4];
   for (int i : {0, 1, 2}) gemms[i].m = gemms[i].n = axis(1), gemms[i].c = rows(c + i + i / 2, 1);
   emulate::Schedule schedule;
-  return !launch_gemm_as<float>(gemms, 2, nullptr, &schedule, {}) &&
-         launch_gemm_as<float>(gemms, 3, nullptr, &schedule, {});
+  const auto error = [&](int64_t count) {
+    return launch_gemm_as<float>(gemms, plan_gemm(gemms, count), nullptr, &schedule, {});
+  };
+  return !error(2) && error(3);
 }
 
 // The kernel that gemm_mma is checked against, with small and large tiles and shares.
@@ -135,14 +138,14 @@ bool check_fma(emulate::Schedule schedule) {
 
 // Several tiles a block, and shares; then every way operands may lie, in vectors of 2 to 16 bytes, with tails.
 bool check_mma(emulate::Schedule schedule) {
-  for (int tile = 0; tile < 4; ++tile)
+  for (int tile = 0; tile < 6; ++tile)
     if (!check_gemm<bf16>(131, 67, 250, {3, 2, tile, 3}, schedule)) return false;
   return check_gemm<float>(70, 130, 120, {1, 1, 0, 1}, schedule) &&
          check_gemm<float>(33, 64, 250, {3, 2, 1, 3}, schedule);
 }
 bool check_operands() {
   emulate::Schedule schedule;
-  for (int tile = 0; tile < 4; ++tile)
+  for (int tile = 0; tile < 6; ++tile)
     for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}})
       if (!check_gemm<bf16>(70, 136, 96, {1, 1, tile, 1}, schedule, a_by_k, b_by_k) ||
           !check_gemm<float>(34, 70, 44, {1, 1, tile, 1}, schedule, a_by_k, b_by_k) ||

@@ -25,8 +25,9 @@ void check(const char* error) { TORCH_CHECK(!error, error); }
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
   std::vector<Gemm> products(gemms, gemms + count);
   for (Gemm& g : products) g.tf32 = tf32;
-  const at::Tensor memory = workspace(gemm_workspace_bytes(products.data(), count, tuning));
-  check(launch_gemm(products.data(), count, memory.data_ptr(), &schedule, tuning));
+  const GemmPlan plan = plan_gemm(products.data(), count, tuning);
+  const at::Tensor memory = workspace(workspace_bytes(plan, products[0]));
+  check(launch_gemm(products.data(), plan, memory.data_ptr(), &schedule, tuning));
 }
 
 void activation_grad(const ActivationGrad& problem, const at::Tensor&) {

@@ -35,7 +35,7 @@ def test_warps_may_run_in_any_order(case: str, emulated, emulated_ops) -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("tile", range(4))
+@pytest.mark.parametrize("tile", range(6))
 def test_every_tile_and_share(tile: int, dtype: str, layout: str, emulated, emulated_ops) -> None:
     problem = replace(BASE, channels=(40, 100), size=(6, 9), dtype=dtype, layout=layout, residual=True)
     for splits in (1, 3):
