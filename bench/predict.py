@@ -63,15 +63,15 @@ def launches(layer: Layer, dtype: str, layout: str, backward: bool) -> list[Laun
 
 def write(path: Path) -> int:
     """Writes the table as CSV; returns its number of rows."""
-    header = "layer,what,kernel,MxNxK,blocks,device memory MB,read by tiles MB,floor us,predicted us"
+    header = "layer,what,kernel,MxNxK,blocks,device memory MB,read by tiles MB,memory us,predicted us"
     lines = [header]
     for layer in layers():
         for dtype in DTYPES:
             for layout in ("nchw", "nhwc"):
                 for backward in (False, True):
                     for r in launches(layer, dtype, layout, backward):
-                        floor = r.memory_bytes / _MEMORY_BYTES_PER_US
-                        numbers = (r.memory_bytes / 1e6, r.cache_bytes / 1e6, floor, r.microseconds)
+                        alone = r.memory_bytes / _MEMORY_BYTES_PER_US
+                        numbers = (r.memory_bytes / 1e6, r.cache_bytes / 1e6, alone, r.microseconds)
                         text = ",".join(f"{number:.4g}" for number in numbers)
                         lines.append(f'{r.layer},{r.what},"{r.kernel}",{r.product},{r.blocks},{text}')
     path.parent.mkdir(parents=True, exist_ok=True)
