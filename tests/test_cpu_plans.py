@@ -104,6 +104,8 @@ def test_the_rules_choose_what_was_measured_to_be_faster() -> None:
     assert "transposed" not in plan_of(replace(deep, layout="contiguous"))
     assert "bypasses" in plan_of(Problem(channels=(16,), out_channels=96, batch=2, size=(112, 112)))
     assert "bypasses" not in plan_of(Problem(channels=(64,), out_channels=32, batch=1, size=(28, 28)))
+    halves = Problem(channels=(16,), out_channels=24, batch=8, size=(112, 112), layout="channels_last")
+    assert "bypasses" not in plan_of(halves), "a pixel is one line and a half"
 
 
 def test_an_upright_result_beside_what_must_not_change() -> None:

@@ -232,8 +232,9 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   }
   p.least_rows = p.m / p.blocks, p.larger_blocks = p.m % p.blocks;
   p.units = p.m_parts * p.n_parts * p.k_parts;
-  p.streamed = g.pixels != Pixels::on_k &&
-               (forced.streamed == -1 ? p.m * p.n * products * element_bytes >= kStreamBytes : forced.streamed == 1);
+  const bool large = p.m * p.n * products * element_bytes >= kStreamBytes;
+  p.streamed = g.pixels != Pixels::on_k && !p.upright && (p.m == 1 || whole_lines) &&
+               (forced.streamed == -1 ? large : forced.streamed == 1);
   return p;
 }
 
