@@ -90,7 +90,7 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("the machine's ceilings", total=len(todo))
-        peaks = ceilings(args.device, args.dtype, threads)  # leaves the most threads set
+        ceilings(args.device, args.dtype, threads)  # leaves the most threads set
         facts = environment(args.device, args.label, OURS)
         bench = Bench(effort, roster)
         rows = run_all(bench, todo, lambda name: progress.update(task, description=name, advance=1))
@@ -102,7 +102,7 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     if bench.others.share > BUSY:
         console.print(f"[yellow]Others took {facts['load by others']} meanwhile: measure again when it is quiet.[/]")
     absent = [f"{name}: {reason} ({count} of {len(todo)} problems)" for (name, reason), count in roster.absent.items()]
-    return Results(facts, peaks, rows, absent)
+    return Results(facts, ceilings(args.device, args.dtype, threads), rows, absent)
 
 
 def layers(args: argparse.Namespace, console: Console) -> int:
@@ -117,7 +117,9 @@ def layers(args: argparse.Namespace, console: Console) -> int:
     report.print_results(console, results)
     console.print(f"written: {stem}.json, .csv and .png", highlight=False)
     if args.goals:
-        report.print_goals(console, goals.verdicts(results))
+        verdicts = goals.verdicts(results)
+        report.print_goals(console, verdicts)
+        report.print_limits(console, verdicts)
         report.print_behind(console, goals.behind(results))
     if args.update_readme:
         update(args.update_readme, results, picture)

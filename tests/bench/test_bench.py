@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import roofline
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
@@ -207,6 +208,23 @@ def test_goals(ours_us: float, word: str) -> None:
     assert found["backward, 28x28, batch 1", "fp32", "nchw"] == word
     assert found["28x28, batch 1", "fp32", "nhwc"] == "not measured"
     assert found["ResNet-50, batch 1", "fp32", "nchw"] == "not measured"
+
+
+@pytest.mark.parametrize(("peer_us", "beyond"), [(1.6, 1), (2.0, 0)])
+def test_a_missed_goal_tells_how_near_the_floor_both_are(peer_us: float, beyond: int) -> None:
+    rows = results_of(row(OURS, 4.0), row(EAGER, peer_us))  # the floor is 1 us, the goal 1.7 times the peer's speed
+    missed = next(v for v in verdicts(rows) if v.what == "28x28, batch 1")
+    assert (missed.of_floor, missed.best_of_floor) == pytest.approx((0.25, 1 / peer_us))
+    assert (missed.floors, missed.beyond) == (1, beyond)
+
+
+def test_the_ceiling_is_no_lower_than_what_a_contestant_reached() -> None:
+    problem = Problem(next(iter(LAYERS.values())), "forward", "fp32", "nchw", threads=3)
+    least = roofline.floor(problem).microseconds
+    roofline.saw(problem, 1e15)
+    assert roofline.peak_flops("fp32", "cpu", 3) == 1e15
+    assert roofline.floor(problem).microseconds < least
+    assert roofline.floor(problem).bound == "memory"
 
 
 def test_goals_are_judged_with_the_most_threads() -> None:
