@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench import goals, report
 from bench.host import host_rows
-from bench.measure import Effort
+from bench.measure import BUSY, Effort
 from bench.operands import DTYPES
 from bench.peers import EXTENSION_LOADED, OURS
 from bench.plot import plot
@@ -27,7 +27,6 @@ from bench.suites import LAYOUTS, MODES, SUITES
 from bench.summary import changes, regressions
 
 ROOT = Path(__file__).parent
-BUSY = 0.05  # times with all threads mean nothing beyond this
 QUICK = Effort(rounds=7, sample_ms=2.0, limit_s=2.0)
 
 

@@ -99,8 +99,8 @@ class Bench:
             ready = {peer: call for peer, call in calls.items() if call is not None}
             crowded = problem.threads != 1 and any(peer.spin_ms for peer in ready)
             samples = {peer.name: self._sample(peer, call, operands, crowded) for peer, call in ready.items()}
-            with self.others.watch():
-                timings = measure.interleave({name: sample for name, (sample, _) in samples.items()}, self.effort)
+            takers = {name: sample for name, (sample, _) in samples.items()}
+            timings = self.others.undisturbed(lambda: measure.interleave(takers, self.effort))
             operands.images = operands.images[:1]  # one call shows the peak, whichever images it sees
             peaks = {
                 peer.name: measure.peak_memory(timed(call, operands), problem.device) for peer, call in ready.items()

@@ -167,14 +167,17 @@ def test_other_runtimes_give_the_right_answer(klass: str, dtype: str, layout: st
     assert [r.name for r in rows] == [peer.name for peer in roster.peers], roster.absent
 
 
-def test_load_by_others_is_told_from_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    load, clock = OtherLoad(), iter([(10.0, 100.0), (13.0, 110.0)])  # 3 s used of 10 s
-    own = iter([5.0, 6.0])
+def test_what_others_disturb_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Used and available seconds before and after each attempt, and own: others take 2, 3 and then 0.1 of 10 seconds.
+    load, clock = OtherLoad(), iter([(0, 0), (3, 10), (3, 10), (7, 20), (7, 20), (8.1, 30)])
+    own, results = iter([0, 1, 1, 2, 2, 3]), iter("abc")
     monkeypatch.setattr(load, "_seconds", lambda: next(clock))
     monkeypatch.setattr(time, "process_time", lambda: next(own))
-    with load.watch():
-        pass
-    assert load.share == pytest.approx(0.2)
+    assert load.undisturbed(lambda: next(results)) == "c"
+    assert load.share == pytest.approx(0.01)
+    clock, own = iter([(0, 0), (3, 10)]), iter([0, 1])
+    assert load.undisturbed(lambda: "again", attempts=1) == "again"
+    assert load.share == pytest.approx(0.105)
     used, available = OtherLoad()._seconds()
     assert 0 <= used <= available
 
