@@ -1,6 +1,7 @@
 """Fused 1x1 convolutions: y = activation(conv1x1(concat(inputs), weight) + bias + residual) in one pass over y."""
 
 from . import reference
+from .decompositions import decompositions
 from .explain import explain
 from .functional import pointwise_conv
 from .info import info
@@ -12,6 +13,7 @@ __all__ = [
     "PointwiseConv1d",
     "PointwiseConv2d",
     "PointwiseConv3d",
+    "decompositions",
     "explain",
     "info",
     "pointwise_conv",
