@@ -28,7 +28,7 @@ bench: $(BUILT)
 
 # The versions that were tried. Where one does not install, its rows are left out and the report says so.
 bench-full: $(BUILT)
-	-$(RUN) -m pip install --quiet onnx==1.23.2 onnxruntime==1.32.0
+	-$(RUN) -m pip install --quiet onnx==1.23.2 onnxruntime==1.32.0 onnxscript==0.7.2
 	-$(RUN) -m pip install --quiet openvino==2026.4.1
 	$(RUN) -m bench real
 	-POINTWISE_EXT_CPU=avx512 $(RUN) -m bench layers --quick --mode forward --dtype bf16,fp16 --label fp16 --goals

@@ -1,6 +1,7 @@
 """Fused 1x1 convolutions: y = activation(conv1x1(concat(inputs), weight) + bias + residual) in one pass over y."""
 
 from . import reference
+from .decompositions import decompositions
 from .explain import explain
 from .functional import pointwise_conv
 from .fusion import FusionReport, fuse, fusion_report
@@ -14,6 +15,7 @@ __all__ = [
     "PointwiseConv1d",
     "PointwiseConv2d",
     "PointwiseConv3d",
+    "decompositions",
     "explain",
     "fuse",
     "fusion_report",

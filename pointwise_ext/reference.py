@@ -55,16 +55,17 @@ def pointwise_conv(
     strides, paddings = per_dimension("stride", strides, spatial), per_dimension("padding", paddings, spatial)
     x = inputs[0] if len(inputs) == 1 else torch.cat([_autocast(t) for t in inputs], dim=-1 - spatial)
     if x.numel() and weight.numel():
-        # In this shape the weight has no memory format of its own that the output could take on.
-        plain = weight.flatten(1).reshape(weight.shape)
-        y = _CONV[spatial](x, plain, bias, strides, paddings, 1, groups)
+        # With these strides the weight has no memory format of its own that the output could take on.
+        if weight.stride() != (weight.size(1), *[1] * (spatial + 1)):
+            weight = weight.flatten(1).reshape(weight.shape)
+        y = _CONV[spatial](x, weight, bias, strides, paddings, 1, groups)
     else:
         y = _empty_conv(x, weight, bias, shape, strides, paddings, groups)
     if residual is not None:
         y = y + residual.to(y.dtype)  # under autocast the residual follows too
     if name != "none":
         y = ACTIVATIONS[name].function(y, alpha, beta)
-    y = _in_format_of(inputs[0], y, spatial)
+    y = in_format_of(inputs[0], y, spatial)
     return y if out is None else _write(y, out, [*inputs, weight, bias, residual])
 
 
@@ -74,12 +75,13 @@ def _autocast(t: Tensor) -> Tensor:
     return t if dtype is None or t.dtype == torch.float64 or not t.is_floating_point() else t.to(dtype)
 
 
-def _in_format_of(x: Tensor, y: Tensor, spatial: int) -> Tensor:
+def in_format_of(x: Tensor, y: Tensor, spatial: int) -> Tensor:
     """y in the memory format of x, also in the strides of dimensions of size 1, by which the next layer decides."""
     channels_last = is_channels_last(x, batched=x.dim() == spatial + 2)
     dense = y.movedim(-1 - spatial, -1) if channels_last else y
-    if dense.stride() != torch.empty(dense.shape, device="meta").stride():
-        dense = dense.clone(memory_format=torch.contiguous_format)
+    if dense.stride() == torch.empty(dense.shape, device="meta").stride():
+        return y
+    dense = dense.clone(memory_format=torch.contiguous_format)
     return dense.movedim(-1, -1 - spatial) if channels_last else dense
 
 
