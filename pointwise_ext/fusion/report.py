@@ -50,11 +50,10 @@ class FusionReport:
 
 
 def attach(model: nn.Module, report: FusionReport) -> None:
-    """Where copies and pickles of the model keep it."""
+    """Where copies of the model (of a GraphModule: its meta) and pickles (its attributes) keep it."""
     if isinstance(model, GraphModule):
         model.meta[KEY] = report
-    else:
-        setattr(model, KEY, report)
+    setattr(model, KEY, report)
 
 
 def fusion_report(model: nn.Module) -> FusionReport:
@@ -66,7 +65,7 @@ def fusion_report(model: nn.Module) -> FusionReport:
     Raises:
         ValueError: `model` is not what fuse returned.
     """
-    report = model.meta.get(KEY) if isinstance(model, GraphModule) else getattr(model, KEY, None)
+    report = getattr(model, KEY, None) or getattr(model, "meta", {}).get(KEY)
     if report is None:
         raise ValueError(
             f"model is a {type(model).__name__} without a report, expected what pointwise_ext.fuse returned"

@@ -124,6 +124,7 @@ def trace(root: nn.Module) -> tuple[GraphModule | None, dict[nn.Module, str]]:
     while root not in opaque:
         guilty, why, graph = _attempt(root, opaque)
         if graph is not None:
+            graph._tracer_cls = Tracer  # what a pickle is read with
             gm = GraphModule(root, graph, type(root).__name__)
             gm.training = root.training
             gm.__dict__.update({k: v for k, v in root.__dict__.items() if k not in gm.__dict__ and _is_plain(v)})

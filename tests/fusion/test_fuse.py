@@ -1,0 +1,380 @@
+"""What fuse takes together, that it computes the same, forward and backward, and what the report says."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pointwise_ext as pw
+from pointwise_ext.activations import ACTIVATIONS
+from tests.fusion.nets import Net, Pair, conv, image, norm
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    x = x.detach().clone().requires_grad_()
+    y = model(x)
+    y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape))
+    return {"x": x.grad} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model: nn.Module, fast: nn.Module, *inputs: Tensor) -> None:
+    torch.testing.assert_close(fast(*(x.clone() for x in inputs)), model(*(x.clone() for x in inputs)))
+
+
+def patterns(fast: nn.Module) -> list[str]:
+    return [f.pattern for f in pw.fusion_report(fast).fused]
+
+
+def reasons(fast: nn.Module) -> list[str]:
+    return [left.reason for left in pw.fusion_report(fast).left]
+
+
+def leaky(m: Net, x: Tensor) -> Tensor:
+    return F.leaky_relu(m.conv(x), 0.2)
+
+
+def inplace_sum(m: Net, x: Tensor) -> Tensor:
+    y = m.bn(m.conv(x))
+    y += x
+    return F.relu(y, inplace=True)
+
+
+def residual_first(m: Net, x: Tensor) -> Tensor:
+    return (x + m.bn(m.conv(x))).relu()
+
+
+def summed_into_the_other(m: Net, x: Tensor) -> Tensor:
+    other = m.wide(x)
+    other += m.conv(x)
+    return other.sigmoid()
+
+
+def method(m: Net, x: Tensor) -> Tensor:
+    return m.conv(x).add_(x).clamp_(0.0, 6.0)
+
+
+CHAINS = {
+    "conv": (lambda m, x: m.conv(x), "conv"),
+    "bn": (lambda m, x: m.bn(m.conv(x)), "conv + bn"),
+    "function": (lambda m, x: torch.relu(m.conv(x)), "conv + relu"),
+    "bn, method in place": (lambda m, x: m.bn(m.conv(x)).relu_(), "conv + bn + relu"),
+    "parameter": (leaky, "conv + leaky_relu"),
+    "gelu": (lambda m, x: F.gelu(m.conv(x), approximate="tanh"), "conv + gelu_tanh"),
+    "clamp from below": (lambda m, x: m.conv(x).clamp(min=0.1), "conv + clamp"),
+    "hardtanh": (lambda m, x: F.hardtanh(m.conv(x), 0.0, 6.0), "conv + relu6"),
+    "add, function": (lambda m, x: torch.add(m.conv(x), x), "conv + add"),
+    "add in place": (inplace_sum, "conv + bn + add + relu"),
+    "add to": (residual_first, "conv + bn + add + relu"),
+    "add into the other": (summed_into_the_other, "conv + add + sigmoid"),
+    "add, methods": (method, "conv + add + clamp"),
+    "identity between": (lambda m, x: m.bn(m.identity(m.conv(x))), "conv + bn"),
+    "cat": (lambda m, x: m.merge(torch.cat([x, m.wide(x)], 1)).relu(), "cat of 2 + conv + relu"),
+    "cat, from the end": (lambda m, x: m.merge(torch.cat((x, x), dim=-3)), "cat of 2 + conv"),
+}
+
+
+def chain_net(body) -> Net:  # noqa: ANN001
+    children = {"conv": conv(), "bn": norm(), "wide": conv(kernel=3), "merge": conv(cin=12), "identity": nn.Identity()}
+    return Net(body, **children).eval()
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_is_one_call(name: str) -> None:
+    body, pattern = CHAINS[name]
+    model = chain_net(body)
+    fast = pw.fuse(model)
+    assert patterns(fast) == [pattern]
+    modules = [m for m in fast.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    assert [isinstance(m, pw.PointwiseConv2d) for m in modules] == [True]
+    assert not any(isinstance(m, (nn.BatchNorm2d, nn.Identity)) for m in fast.modules())
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert_same(model, fast, image().to(memory_format=layout))
+    x = image(dtype=torch.float64)
+    torch.testing.assert_close(gradients(pw.fuse(model.double()), x)["x"], gradients(model.double(), x)["x"])
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_training_keeps_batch_norm_and_gives_every_gradient(name: str) -> None:
+    model = chain_net(CHAINS[name][0]).double().train()
+    fast = pw.fuse(model)
+    x = image(dtype=torch.float64)
+    torch.testing.assert_close(gradients(fast, x), gradients(model, x))
+    state = model.state_dict()
+    torch.testing.assert_close(fast.state_dict(), {key: state[key] for key in fast.state_dict()})
+
+
+MODULES = {
+    "relu": nn.ReLU(), "relu6": nn.ReLU6(inplace=True), "leaky_relu": nn.LeakyReLU(0.3), "silu": nn.SiLU(),
+    "gelu": nn.GELU(), "gelu_tanh": nn.GELU(approximate="tanh"), "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_activation_module(name: str) -> None:
+    model = nn.Sequential(conv(), norm(), MODULES[name]).eval()
+    fast = pw.fuse(model)
+    assert patterns(fast) == [f"conv + bn + {name}"]
+    assert_same(model, fast, image())
+
+
+def test_every_activation_but_clamp_has_a_module() -> None:
+    assert {*MODULES, "clamp"} == set(ACTIVATIONS)
+
+
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+def test_one_to_three_dimensions_strides_groups_and_no_bias(spatial: int) -> None:
+    make, bn = getattr(nn, f"Conv{spatial}d"), getattr(nn, f"BatchNorm{spatial}d")
+    model = nn.Sequential(make(6, 8, 1, stride=2, groups=2, bias=False), bn(8), nn.ReLU(), make(8, 4, 1, padding=1))
+    fast = pw.fuse(model.eval())
+    assert patterns(fast) == ["conv + bn + relu", "conv"]
+    assert pw.fusion_report(fast).fused[0].shape == "6 -> 8, stride 2, 2 groups"
+    assert_same(model, fast, torch.randn(2, 6, *(5, 4, 3)[:spatial]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_folding_is_no_worse_than_two_roundings(dtype: torch.dtype) -> None:
+    model = nn.Sequential(conv(64, 48), norm(48), nn.ReLU()).eval().to(dtype)
+    x = image(64).to(dtype)
+    exact = copy.deepcopy(model).double()(x.double())
+    error = (model(x).double() - exact).abs().max()
+    fast = pw.fuse(model)
+    assert fast.get_submodule("0").weight.dtype == dtype
+    # Folding rounds each weight once: as much as each product of the unfused sum is off.
+    assert (fast(x).double() - exact).abs().max() <= 2 * error + 2 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+def test_a_bottleneck_with_a_projection() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        y = F.relu(m.bn1(m.reduce(x)))
+        y = F.relu(m.bn2(m.spatial(y)))
+        y = m.bn3(m.expand(y))
+        y += m.bn4(m.project(x))
+        return F.relu_(y)
+
+    children = {"reduce": conv(8, 4), "spatial": conv(4, 4, 3), "expand": conv(4, 16), "project": conv(8, 16)}
+    model = Net(body, **children, bn1=norm(4), bn2=norm(4), bn3=norm(16), bn4=norm(16)).eval()
+    fast = pw.fuse(model)
+    assert patterns(fast) == ["conv + bn + relu", "conv + bn + add + relu", "conv + bn"]
+    assert_same(model, fast, image(8))
+
+
+def read_twice(m: Net, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    return F.relu(y) * y
+
+
+def read_before_in_place(m: Net, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    F.relu(y, inplace=True)
+    return y
+
+
+def overwritten_input(m: Net, x: Tensor) -> Tensor:
+    x = m.wide(x)
+    y = m.conv(x)
+    x.mul_(2.0)
+    return y + x
+
+
+def overwritten_through_a_view(m: Net, x: Tensor) -> Tensor:
+    x = m.wide(x)
+    view = x.view(2, -1)
+    y = m.conv(x)
+    z = view.mul_(2.0).view(2, 6, 5, 7)
+    return y + z
+
+
+def summed_into_a_read_value(m: Net, x: Tensor) -> Tensor:
+    other = m.wide(x)
+    other += m.conv(x)
+    return other * 2 + other
+
+
+def overwritten_piece(m: Net, x: Tensor) -> Tensor:
+    piece = m.wide(x)
+    both = torch.cat([x, piece], 1)
+    piece.zero_()
+    return m.merge(both) + piece
+
+
+KEPT_APART = {
+    "read twice": (read_twice, "conv", "2 others read its value"),
+    "read before an in-place activation": (read_before_in_place, "conv", "2 others read its value"),
+    "doubled": (lambda m, x: (lambda y: y + y)(m.conv(x)), "conv", ""),
+    "scaled sum": (lambda m, x: torch.add(m.conv(x), x, alpha=2), "conv", ""),
+    "number added": (lambda m, x: m.conv(x) + 1.0, "conv", ""),
+    "input overwritten": (overwritten_input, "conv", "its input is overwritten before the addition behind it"),
+    "view overwritten": (overwritten_through_a_view, "conv", "its input is overwritten before the addition behind it"),
+    "piece overwritten": (overwritten_piece, "conv + add", ""),
+    "cat of another dimension": (lambda m, x: m.conv(torch.cat([x, x], 2)), "conv", ""),
+    "cat of nine": (lambda m, x: m.wider(torch.cat([x] * 9, 1)), "conv", ""),
+    "other hardtanh": (lambda m, x: F.hardtanh(m.conv(x)), "conv", ""),
+    "threshold by a tensor": (lambda m, x: torch.clamp(m.conv(x), min=x), "conv", ""),
+}
+
+
+@pytest.mark.parametrize("name", KEPT_APART)
+def test_what_would_change_the_result_stays(name: str) -> None:
+    body, pattern, note = KEPT_APART[name]
+    model = Net(body, conv=conv(), wide=conv(kernel=3), merge=conv(12), wider=conv(54)).eval()
+    fast = pw.fuse(model)
+    (fused,) = pw.fusion_report(fast).fused
+    assert (fused.pattern, fused.note) == (pattern, note)
+    assert_same(model, fast, image())
+
+
+def test_a_sum_into_a_value_that_is_read_later_stays() -> None:
+    model = Net(summed_into_a_read_value, conv=conv(), wide=conv(kernel=3)).eval()
+    fast = pw.fuse(model)
+    assert_same(model, fast, image())
+    twice = Pair(lambda m, x, y: y.add_(m.conv(x)) * 2, conv=conv()).eval()  # y is the caller's
+    fast = pw.fuse(twice)
+    assert patterns(fast) == ["conv"]
+    x, ours, theirs = image(), torch.ones(2, 6, 5, 7), torch.ones(2, 6, 5, 7)
+    torch.testing.assert_close(fast(x, ours), twice(x, theirs))
+    torch.testing.assert_close(ours, theirs)
+
+
+SHAPES = {
+    "broadcast": (2, 1, 5, 7),
+    "one image": (6, 1, 1),
+    "larger": (4, 2, 6, 5, 7),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_addition_that_turns_out_to_broadcast(name: str) -> None:
+    model = Pair(lambda m, x, y: F.relu(m.conv(x) + y), conv=conv()).eval()
+    fast = pw.fuse(model)
+    assert patterns(fast) == ["conv + add + relu"]
+    y = torch.randn(SHAPES[name])
+    assert_same(model, fast, image(), y)
+    assert_same(model, fast, image(), image())
+
+
+@pytest.mark.parametrize("body", [lambda m, x, y: m.conv(x) + y, lambda m, x, y: m.conv(x).add_(y)])
+def test_an_addition_of_another_dtype_promotes_as_it_did(body) -> None:  # noqa: ANN001
+    model = Pair(body, conv=conv()).eval().bfloat16()
+    x, y = image().bfloat16(), image()
+    fast = pw.fuse(model)
+    assert fast(x, y).dtype == model(x, y).dtype
+    torch.testing.assert_close(fast(x, y), model(x, y))
+
+
+def test_autocast_adds_in_the_dtype_it_did() -> None:
+    model = Pair(lambda m, x, y: m.conv(x) + y, conv=conv()).eval()
+    fast = pw.fuse(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        for y in (image(), image().bfloat16()):
+            x = image()
+            assert fast(x, y).dtype == model(x, y).dtype
+            torch.testing.assert_close(fast(x, y), model(x, y), atol=0.02, rtol=0.02)  # bf16 rounds to 0.004
+
+
+def test_unbatched_concatenation_of_rows_is_not_one_of_channels() -> None:
+    model = Pair(lambda m, x, y: m.conv(torch.cat([x, y], 1)), conv=conv()).eval()
+    fast = pw.fuse(model)
+    assert_same(model, fast, torch.randn(6, 5, 7), torch.randn(6, 3, 7))
+    model = Pair(lambda m, x, y: m.conv(torch.cat([x, y], 1)), conv=conv(12)).eval()
+    assert_same(model, pw.fuse(model), image(), image())
+
+
+def test_two_convolutions_that_read_one_concatenation_leave_it() -> None:
+    model = Net(lambda m, x: m.a(c := torch.cat([x, x], 1)) + m.b(c), a=conv(12), b=conv(12)).eval()
+    fast = pw.fuse(model)
+    assert patterns(fast) == ["conv + add", "conv"]
+    assert_same(model, fast, image())
+
+
+def test_copies_pickles_and_state_dicts() -> None:
+    model = nn.Sequential(conv(), norm(), nn.ReLU(), conv(kernel=3), conv()).eval()
+    fast, x = pw.fuse(model), image()
+    assert list(fast.state_dict()) == ["0.weight", "0.bias", "3.weight", "3.bias", "4.weight", "4.bias"]
+    again = copy.deepcopy(fast)
+    loaded = pickle.loads(pickle.dumps(fast))
+    file = io.BytesIO()
+    torch.save(fast, file)
+    file.seek(0)
+    for other in (again, loaded, torch.load(file, weights_only=False)):
+        assert torch.equal(other(x), fast(x))
+        assert patterns(other) == patterns(fast)
+    again.load_state_dict(fast.state_dict())
+
+
+def test_the_model_itself_is_left_alone_unless_inplace() -> None:
+    model = nn.Sequential(conv(), norm(), nn.ReLU()).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = pw.fuse(model)
+    fast.train()
+    with torch.no_grad():
+        fast.get_submodule("0").weight.zero_()
+    assert not model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    model = nn.Sequential(conv(), nn.ReLU(), conv(kernel=3)).train()
+    fast = pw.fuse(model, inplace=True)
+    assert fast.get_submodule("0").weight is model[0].weight
+    assert fast.get_submodule("2") is model[2]
+
+
+def test_fusing_again_changes_nothing_and_reports_all() -> None:
+    model = nn.Sequential(conv(), norm(), nn.ReLU(), pw.PointwiseConv2d(6, 4), nn.SiLU()).eval()
+    once = pw.fuse(model)
+    assert patterns(once) == ["conv + bn + relu", "conv + silu"]
+    twice = pw.fuse(once)
+    assert patterns(twice) == ["as it was", "as it was"]
+    assert_same(model, twice, image())
+
+
+def test_graph_modules_stay_graph_modules() -> None:
+    gm = torch.fx.symbolic_trace(nn.Sequential(conv(), norm(), nn.ReLU()).eval())
+    fast = pw.fuse(gm)
+    assert isinstance(fast, torch.fx.GraphModule)
+    assert patterns(fast) == ["conv + bn + relu"]
+    assert_same(gm, fast, image())
+    assert pw.fuse(gm, inplace=True) is gm
+
+
+def test_the_report_is_a_table_and_data() -> None:
+    fast = pw.fuse(nn.Sequential(conv(8, 16), norm(16), nn.ReLU()).eval())
+    report = pw.fusion_report(fast)
+    assert report.share == 1.0
+    lines = str(report).splitlines()
+    assert lines[0] == "1 of 1 1x1 convolutions fused"
+    assert lines[2].split() == "0 8 -> 16 conv + bn + relu".split()
+    with pytest.raises(ValueError, match="model is a ReLU without a report, expected what pointwise_ext.fuse returned"):
+        pw.fusion_report(nn.ReLU())
+    with pytest.raises(TypeError, match=r"model is a function, expected a torch.nn.Module"):
+        pw.fuse(conv)
+    assert str(pw.fusion_report(pw.fuse(nn.ReLU()))) == "0 of 0 1x1 convolutions fused"
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    seen: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        seen[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        model(x)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("name", ["function", "parameter", "gelu", "add in place", "cat", "bn, method in place"])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_more_is_saved_for_backward(name: str, training: bool) -> None:
+    model = chain_net(CHAINS[name][0]).train(training)
+    x = image().requires_grad_()
+    assert saved_bytes(pw.fuse(model), x) <= saved_bytes(model, x)
