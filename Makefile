@@ -32,9 +32,9 @@ bench-full: $(BUILT)
 	-$(RUN) -m pip install --quiet openvino==2026.4.1
 	$(RUN) -m bench real
 	-POINTWISE_EXT_CPU=avx512 $(RUN) -m bench layers --quick --mode forward --dtype bf16,fp16 --label fp16 --goals
-	$(RUN) -m bench layers --cold --rounds 7 --mode forward,backward --label cold
-	$(RUN) -m bench layers --rounds 11 --mode forward,backward,step --threads 1,all --compile default \
-	  --goals --update-readme $(ARGS)
+	$(RUN) -m bench layers --cold --rounds 5 --mode forward --label cold
+	$(RUN) -m bench layers --quick --threads 1,all --mode forward,backward,step --compile max-autotune --label compile
+	$(RUN) -m bench layers --rounds 9 --sample-ms 4 --mode forward,backward,step --goals --update-readme $(ARGS)
 
 gpu-check:
 	PYTHON=$(PYTHON) bash tests/gpu_check.sh

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench import goals, models, models_report, report
 from bench.host import host_rows
-from bench.measure import Effort, OtherLoad
+from bench.measure import BUSY, Effort, OtherLoad
 from bench.networks import NETWORKS
 from bench.operands import DTYPES
 from bench.peers import EXTENSION_LOADED, OURS
@@ -31,7 +31,6 @@ from bench.suites import LAYOUTS, MODES, SUITES
 from bench.summary import changes, regressions
 
 ROOT = Path(__file__).parent
-BUSY = 0.05  # times with all threads mean nothing beyond this
 QUICK = Effort(rounds=7, sample_ms=2.0, limit_s=2.0)
 
 
@@ -106,7 +105,7 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("the machine's ceilings", total=len(todo))
-        peaks = ceilings(args.device, dtypes, threads)  # leaves the most threads set
+        ceilings(args.device, dtypes, threads)  # leaves the most threads set
         facts = environment(args.device, args.label, OURS)
         bench = Bench(effort, roster)
         rows = run_all(bench, todo, lambda name: progress.update(task, description=name, advance=1))
@@ -118,7 +117,7 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     if bench.others.share > BUSY:
         console.print(f"[yellow]Others took {facts['load by others']} meanwhile: measure again when it is quiet.[/]")
     absent = [f"{name}: {reason} ({count} of {len(todo)} problems)" for (name, reason), count in roster.absent.items()]
-    return Results(facts, peaks, rows, absent)
+    return Results(facts, ceilings(args.device, args.dtype, threads), rows, absent)
 
 
 def layers(args: argparse.Namespace, console: Console) -> int:
@@ -133,7 +132,9 @@ def layers(args: argparse.Namespace, console: Console) -> int:
     report.print_results(console, results)
     console.print(f"written: {stem}.json, .csv and .png", highlight=False)
     if args.goals:
-        report.print_goals(console, goals.verdicts(results))
+        verdicts = goals.verdicts(results)
+        report.print_goals(console, verdicts)
+        report.print_limits(console, verdicts)
         report.print_behind(console, goals.behind(results))
     if args.update_readme:
         update(args.update_readme, results, picture)

@@ -47,6 +47,12 @@ class Verdict:
     goal: float
     got: float
     at_most: bool = False
+    # Of a class: the share of the floor that this package and the best peer reach, how many rows have a floor, and
+    # in how many of them the goal lies below it.
+    of_floor: float = math.nan
+    best_of_floor: float = math.nan
+    floors: int = 0
+    beyond: int = 0
 
     @property
     def word(self) -> str:
@@ -55,8 +61,20 @@ class Verdict:
         return "met" if (self.got <= self.goal if self.at_most else self.got >= self.goal) else "missed"
 
 
-def _ratio(group: list[Duel]) -> float:
-    return geomean(duel.vs_best for duel in group if duel.vs_best)
+def _class(what: str, dtype: str, layout: str, goal: float, group: list[Duel]) -> Verdict:
+    """The mean ratio to the best peers, and how near the floor both are."""
+    bound = [duel for duel in group if duel.best_of_floor]
+    return Verdict(
+        what,
+        dtype,
+        layout,
+        goal,
+        geomean(duel.vs_best for duel in group if duel.vs_best),
+        of_floor=geomean(duel.of_floor for duel in bound),
+        best_of_floor=geomean(duel.best_of_floor for duel in bound),
+        floors=len(bound),
+        beyond=sum(duel.best_of_floor * goal > 1 for duel in bound),
+    )
 
 
 def _expands(duel: Duel) -> bool:
@@ -75,8 +93,8 @@ def _forward(found: list[Duel], dtype: str, layout: str) -> Iterator[Verdict]:
     group = [duel for duel in found if duel.ours.setting[:3] == ("forward", dtype, layout)]
     for klass, goals in FORWARD.items():
         goal = goals[dtype == "bf16"][LAYOUTS.index(layout)]
-        yield Verdict(klass, dtype, layout, goal, _ratio([duel for duel in group if duel.ours.klass == klass]))
-    yield Verdict("all forward", dtype, layout, OVERALL_BEST, _ratio(group))
+        yield _class(klass, dtype, layout, goal, [duel for duel in group if duel.ours.klass == klass])
+    yield _class("all forward", dtype, layout, OVERALL_BEST, group)
     over_eager = geomean(duel.vs_eager for duel in group if duel.vs_eager)
     yield Verdict(f"all forward, over {EAGER}", dtype, layout, OVERALL_EAGER[layout], over_eager)
     yield Verdict("stride 2: peak memory over y's", dtype, layout, STRIDED_PEAK, _strided_peak(group), at_most=True)
@@ -87,11 +105,11 @@ def _backward(found: list[Duel], dtype: str, layout: str) -> Iterator[Verdict]:
     for klass in dict.fromkeys(layer.klass for layer in LAYERS.values()):
         goal = BACKWARD_SMALL if (klass, dtype) == (SMALL, "fp32") else BACKWARD
         members = [duel for duel in group if duel.ours.klass == klass]
-        yield Verdict(f"backward, {klass}", dtype, layout, goal, _ratio(members))
-    yield Verdict("backward, all", dtype, layout, BACKWARD, _ratio(group))
+        yield _class(f"backward, {klass}", dtype, layout, goal, members)
+    yield _class("backward, all", dtype, layout, BACKWARD, group)
     if dtype == "fp32":
         expanding = [duel for duel in group if _expands(duel)]
-        yield Verdict("backward, Cout > 2 Cin", dtype, layout, BACKWARD_EXPAND, _ratio(expanding))
+        yield _class("backward, Cout > 2 Cin", dtype, layout, BACKWARD_EXPAND, expanding)
 
 
 def _host(rows: list[Row]) -> Iterator[Verdict]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -63,6 +64,10 @@ def no_garbage_collection():
             gc.enable()
 
 
+BUSY = 0.05  # of the CPUs taken by others: times with all threads mean nothing beyond this
+T = TypeVar("T")
+
+
 class OtherLoad:
     """The share of all CPUs that others take. OpenMP's threads wait for each other, so one busy core is enough to make
     every parallel region last a time slice (8 ms), while runtimes that hand work to whoever is free hardly notice."""
@@ -78,13 +83,18 @@ class OtherLoad:
         idle = ticks[3] + ticks[4]  # and waiting for disks
         return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), sum(ticks) / os.sysconf("SC_CLK_TCK")
 
-    @contextmanager
-    def watch(self):
-        own, (used, available) = time.process_time(), self._seconds()
-        yield
-        own, (used_now, available_now) = time.process_time() - own, self._seconds()
-        self.taken += used_now - used - own
-        self.available += available_now - available
+    def undisturbed(self, measure: Callable[[], T], attempts: int = 3) -> T:
+        """The result of `measure()`, repeated while others took more than BUSY of the CPUs; the last attempt counts."""
+        for left in reversed(range(attempts)):
+            own, (used, available) = time.process_time(), self._seconds()
+            result = measure()
+            own, (used_now, available_now) = time.process_time() - own, self._seconds()
+            taken, there = used_now - used - own, available_now - available
+            if left == 0 or taken <= BUSY * there:
+                break
+        self.taken += taken
+        self.available += there
+        return result
 
     @property
     def share(self) -> float:

@@ -134,6 +134,21 @@ def print_goals(console: Console, verdicts: list[Verdict], title: str = GOALS) -
     console.print(table)
 
 
+def print_limits(console: Console, verdicts: list[Verdict]) -> None:
+    """Why a class misses its goal: how near the machine's ceilings it is already."""
+    missed = [verdict for verdict in verdicts if verdict.word == "missed" and verdict.floors]
+    table = _table(
+        "Missed goals and the floor (the least time by the machine's arithmetic and copy ceilings)",
+        ["goal", "what"],
+        ["got", "wanted", "of floor", "best peer's", "rows with the goal below the floor"],
+    )
+    for verdict in missed:
+        shares = [percent(verdict.of_floor), percent(verdict.best_of_floor), f"{verdict.beyond} of {verdict.floors}"]
+        setting = f"{verdict.dtype} {verdict.layout}"
+        table.add_row(verdict.what, setting, f"{verdict.got:.2f}", f"{verdict.goal:g}", *shares)
+    console.print(table if missed else "No class misses its goal.")
+
+
 def print_behind(console: Console, behind: list[Duel]) -> None:
     table = _table(
         "Rows under the goal for single rows (the best peer beside this package)",

@@ -36,17 +36,31 @@ def _best_seconds(run: Callable[[], object], device: str, at_least: float = 0.1)
     return best
 
 
+_seen: dict[tuple[str, str, int], float] = {}  # the fastest FLOP/s of a run, by dtype, device and threads
+
+
+def saw(problem: Problem, flops: float) -> None:
+    """A contestant reached `flops` per second: a shared machine is often faster later than when a run begins."""
+    key = (problem.dtype, problem.device, problem.threads)
+    _seen[key] = max(flops, _seen.get(key, 0.0))
+
+
 @cache
+def _peak_of_mm(dtype: str, device: str, threads: int) -> float:
+    size = 1024 if device == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device)
+
+
 def peak_flops(dtype: str, device: str, threads: int = 0) -> float:
-    """FLOP/s of a large square matrix product on random data, for the multiply-add peak (fp32 on CUDA: as set).
+    """FLOP/s of a large square matrix product on random data, for the multiply-add peak (fp32 on CUDA: as set), or the
+    fastest contestant's.
 
     A CPU without instructions for fp16 or bf16 computes them in fp32, so their ceiling is never below that. `threads`
     is what PyTorch is set to, and tells the measurements apart.
     """
-    size = 1024 if device == "cpu" else 8192
-    a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
-    out = torch.empty_like(a)
-    peak = 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device)
+    peak = max(_peak_of_mm(dtype, device, threads), _seen.get((dtype, device, threads), 0.0))
     return peak if dtype == "fp32" else max(peak, peak_flops("fp32", device, threads))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from bench.operands import Operands, Problem, disagreement, expected, gradients,
 from bench.peers import Call, Peer
 from bench.registry import Roster
 from bench.results import Row
-from bench.roofline import floor
+from bench.roofline import floor, saw
 from bench.suites import select
 
 
@@ -98,8 +99,8 @@ class Bench:
             ready = {peer: call for peer, call in calls.items() if call is not None}
             crowded = problem.threads != 1 and any(peer.spin_ms for peer in ready)
             samples = {peer.name: self._sample(peer, call, operands, crowded) for peer, call in ready.items()}
-            with self.others.watch():
-                timings = measure.interleave({name: sample for name, (sample, _) in samples.items()}, self.effort)
+            takers = {name: sample for name, (sample, _) in samples.items()}
+            timings = self.others.undisturbed(lambda: measure.interleave(takers, self.effort))
             operands.images = operands.images[:1]  # one call shows the peak, whichever images it sees
             peaks = {
                 peer.name: measure.peak_memory(timed(call, operands), problem.device) for peer, call in ready.items()
@@ -107,18 +108,24 @@ class Bench:
         return [self._row(problem, name, timings[name], samples[name][1], peaks[name]) for name in samples]
 
     def _row(self, problem: Problem, name: str, timing: Timing, timer: str, peak: int) -> Row:
-        layer, least = problem.layer, floor(problem)
+        layer = problem.layer
+        saw(problem, problem.flops / timing.median * 1e6)
         return Row(
             layer.suite, layer.klass, layer.name, problem.mode, problem.dtype, problem.layout, name,
             timing.median, timing.low, timing.high, problem.flops / timing.median / 1e3,
-            least.microseconds, least.bound, "cold" if problem.cold else "warm", timer, peak, problem.threads,
+            0.0, "", "cold" if problem.cold else "warm", timer, peak, problem.threads,
         )  # fmt: skip
 
 
+def with_floor(problem: Problem, row: Row) -> Row:
+    least = floor(problem)
+    return replace(row, floor_us=least.microseconds, bound=least.bound)
+
+
 def run_all(bench: Bench, todo: list[Problem], progress: Callable[[str], None]) -> list[Row]:
-    """All problems in turn; `progress` is told the name of each that is done."""
-    rows: list[Row] = []
+    """All problems in turn; `progress` is told the name of each that is done. Floors follow from what all reached."""
+    rows: list[tuple[Problem, Row]] = []
     for problem in todo:
-        rows += bench.run(problem)
+        rows += [(problem, row) for row in bench.run(problem)]
         progress(f"{problem.layer.name} {problem.mode} {problem.dtype} {problem.layout}")
-    return rows
+    return [with_floor(problem, row) for problem, row in rows]

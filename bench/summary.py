@@ -31,6 +31,10 @@ class Duel:
         """1.0: as fast as the machine's arithmetic and copy ceilings allow. A tiny call has no floor but the host's."""
         return self.ours.floor_us / self.ours.median_us if self.ours.suite != "tiny" else None
 
+    @property
+    def best_of_floor(self) -> float | None:
+        return self.best.floor_us / self.best.median_us if self.best and self.best.suite != "tiny" else None
+
 
 def is_ours(row: Row) -> bool:
     """Also true of a stored run in which the extension was not loaded, whose name says so."""

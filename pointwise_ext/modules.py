@@ -81,9 +81,7 @@ class _PointwiseConv:
     ) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
-            pads = self._reversed_padding_repeated_twice
-            input = [F.pad(x, pads, mode=self.padding_mode) for x in input_list(input)]
-            padding = 0
+            input, padding = self._padded(input_list(input))
         return pointwise_conv(
             input,
             weight,
@@ -95,6 +93,13 @@ class _PointwiseConv:
             activation=self.activation,
             residual=residual,
         )
+
+    def _padded(self, inputs: list[Tensor]) -> tuple[list[Tensor], Any]:
+        """The inputs with the padding that pointwise_conv does not know, and what is left for it to do."""
+        if self.padding_mode == "zeros":
+            return inputs, self.padding
+        pads = self._reversed_padding_repeated_twice
+        return [F.pad(x, pads, mode=self.padding_mode) for x in inputs], 0
 
     def extra_repr(self) -> str:
         shown = "" if self.activation is None else f", activation={self.activation!r}"

@@ -108,6 +108,7 @@ class Runner {
   // All tiles of a range of blocks (of rows) and panels (of columns), over the current stretches of k.
   void sweep(const Gemm& g, Range blocks, Range panels, Acc* sums = nullptr, int64_t sums_step = 0, bool add = false) {
     operands_.choose(g, blocks);
+    if (g.pixels == Pixels::on_k) operands_.pack_pixels(g, blocks, panels);
     if (!sums) prepare_blocks(g);
     const bool even = !sums && operands_.regular() && c_.regular() && residual_.regular() && z_.regular();
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {

@@ -10,7 +10,8 @@ namespace pw::PW_ISA {
 using cpu::Plan;
 using cpu::Range;
 
-constexpr int kStrips = 16;  // pieces of k handed to one tile
+constexpr int64_t kCrowded = 1024;  // bytes: lines a multiple of this apart share a few sets of the first-level cache
+constexpr int kStrips = 16;         // pieces of k handed to one tile
 // Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
 template <class Elem>
 class Scratch {
@@ -93,7 +94,8 @@ class Operands {
       depth_ += cpu::ceil_div(k, D::kPack);
       if (D::kPack == 2)  // a pair is one element: its two k must be neighbours, and none may be left over
         a_direct_ = a_direct_ && a_step == 1 && k % 2 == 0;
-      else if (g.pixels != Pixels::on_k && a_step != 1 && k > 64 && plan_.panels > 2)
+      else if (a_step != 1 && values_ > 64 && !plan_.at_once &&
+               plan_.panels > (a_step * int64_t(sizeof(T)) % kCrowded ? 2 : 1))
         a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
     }
     if (cpu::forced.packed == 1) a_direct_ = b_direct_ = false;
@@ -108,6 +110,44 @@ class Operands {
     return all;
   }
 
+  // dW in channels_last: what is packed of a chunk, pixel by pixel. A few channels of one pixel after another are lines
+  // that no prefetcher foresees.
+  void pack_pixels(const Gemm& g, Range blocks, Range panels) {
+    for (int i = 0; i < stretches_; ++i) {
+      const Segment& s = g.segment[stretch_[i].segment];
+      if (s.a.row.step[kRank - 1] != 1 || s.b.col.step[kRank - 1] != 1) return;
+    }
+    const Groups groups = groups_of(blocks);
+    if (!a_direct_ && !all_ready(a_ready_, groups.count)) {
+      Elem* dst = a_scratch().get(groups.count * groups.size);
+      pieces_.clear();
+      for (int64_t i = 0; i < groups.count; ++i, dst += groups.size) {
+        const Range rows = rows_of_group(blocks, i);
+        pieces_.push_back({rows.begin, int(rows.size()), int(rows.size()), dst});
+      }
+      for (int i = 0; i < stretches_; ++i) {
+        const Matrix& a = g.segment[stretch_[i].segment].a;
+        const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
+        pack_pieces<T, D>(p, stretch_[i].k, a.col.step[kRank - 1], pieces_);
+      }
+      a_ready_.assign(groups.count, true);
+    }
+    if (!b_direct_ && !all_ready(b_ready_, panels.size())) {
+      Elem* dst = b_scratch().get(panels.size() * panel_size());
+      pieces_.clear();
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel, dst += panel_size()) {
+        const Range columns = plan_.columns(panel);
+        pieces_.push_back({columns.begin, int(columns.size()), int(whole_vectors(columns.size())), dst});
+      }
+      for (int i = 0; i < stretches_; ++i) {
+        const Matrix& b = g.segment[stretch_[i].segment].b;
+        const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset;
+        pack_pieces<T, D>(p, stretch_[i].k, b.row.step[kRank - 1], pieces_);
+      }
+      b_ready_.assign(panels.size(), true);
+    }
+  }
+
   // Rows are packed for several blocks at once: the 6 of one would leave most of a vector idle.
   void a_strips(const Gemm& g, int64_t block, Range blocks, Strip<Elem>* strips) {
     const Range rows = plan_.rows_of(block);
@@ -115,11 +155,10 @@ class Operands {
     Range packed = rows;
     Elem* dst = nullptr;
     if (!a_direct_) {
-      const int64_t together = int64_t(1) << together_log2_, first = blocks.begin + group * together;
-      const int64_t groups = cpu::ceil_div(blocks.size(), together), size = depth_ * together * plan_.rows;
-      packed = {plan_.rows_of(first).begin, plan_.rows_of(std::min(first + together, blocks.end) - 1).end};
-      if (int64_t(a_ready_.size()) != groups) a_ready_.assign(groups, false);
-      dst = a_scratch().get(groups * size) + group * size;
+      const Groups groups = groups_of(blocks);
+      packed = rows_of_group(blocks, group);
+      if (int64_t(a_ready_.size()) != groups.count) a_ready_.assign(groups.count, false);
+      dst = a_scratch().get(groups.count * groups.size) + group * groups.size;
     }
     const int width = int(packed.size());
     for (int i = 0; i < stretches_; ++i) {
@@ -149,7 +188,7 @@ class Operands {
     constexpr int L = Vec<Acc>::size;
     const int n = int(columns.size());
     if (n == 0) return;
-    const int64_t ld = cpu::ceil_div(n, L) * L;
+    const int64_t ld = whole_vectors(n);
     Elem* dst = nullptr;
     for (int i = 0; i < stretches_; ++i) {
       const Matrix& b = g.segment[stretch_[i].segment].b;
@@ -162,9 +201,8 @@ class Operands {
         continue;
       }
       if (!dst) {
-        const int64_t size = depth_ * L * kVectors;
         if (int64_t(b_ready_.size()) != slots) b_ready_.assign(slots, false);
-        dst = b_scratch().get(slots * size) + slot * size;
+        dst = b_scratch().get(slots * panel_size()) + slot * panel_size();
       }
       if (!b_ready_[slot]) pack<T, D>(p + place.start, place.counted(n), n, stretch_[i].k, k_step, dst, ld);
       strips[i].b = dst, strips[i].b_step = ld;
@@ -192,6 +230,27 @@ class Operands {
   }
 
  private:
+  // Blocks whose rows are packed together: how many groups, and the elements of one.
+  struct Groups {
+    int64_t count, size;
+  };
+  Groups groups_of(Range blocks) const {
+    const int64_t together = int64_t(1) << together_log2_;
+    return {cpu::ceil_div(blocks.size(), together), depth_ * together * plan_.rows + kApart};
+  }
+  Range rows_of_group(Range blocks, int64_t group) const {
+    const int64_t first = blocks.begin + (group << together_log2_);
+    return {plan_.rows_of(first).begin,
+            plan_.rows_of(std::min(first + (int64_t(1) << together_log2_), blocks.end) - 1).end};
+  }
+
+  static bool all_ready(const std::vector<bool>& ready, int64_t count) {
+    return int64_t(ready.size()) == count && std::find(ready.begin(), ready.end(), false) == ready.end();
+  }
+  static constexpr int64_t kApart = 64 / sizeof(Elem);  // a line, so that pieces written in turn share no cache set
+  static int64_t whole_vectors(int64_t n) { return cpu::ceil_div(n, Vec<Acc>::size) * Vec<Acc>::size; }
+  int64_t panel_size() const { return depth_ * Vec<Acc>::size * kVectors + kApart; }
+
   static Scratch<Elem>& a_scratch() {
     static thread_local Scratch<Elem> scratch;
     return scratch;
@@ -221,6 +280,7 @@ class Operands {
   Stretch stretch_[kStrips];
   Rows a_rows_[kStrips];
   const Elem* dot_b_[kStrips][cpu::kMostDots];
+  std::vector<Piece<Elem>> pieces_;
   std::vector<bool> a_ready_, b_ready_;  // packed operands of the current range, by block and panel
 };
 

@@ -131,4 +131,23 @@ void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_s
   }
 }
 
+// Neighbouring x from `first` on, and where the next step of k goes, `ld` elements long.
+template <class Elem>
+struct Piece {
+  int64_t first;
+  int count, ld;
+  Elem* dst;
+};
+
+// The same for several pieces of x whose steps of k are read together; x has unit stride.
+template <class T, class D>
+void pack_pieces(const T* p, int64_t k, int64_t k_step, std::vector<Piece<typename D::Elem>>& pieces) {
+  for (int64_t at = 0; at < k; at += D::kPack, p += D::kPack * k_step)
+    for (auto& piece : pieces) {
+      copy_row<T, D>(p + piece.first, 1, k_step, int(std::min<int64_t>(D::kPack, k - at)), piece.count, piece.dst);
+      std::fill(piece.dst + piece.count, piece.dst + piece.ld, typename D::Elem(0));
+      piece.dst += piece.ld;
+    }
+}
+
 }  // namespace pw::PW_ISA

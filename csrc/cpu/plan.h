@@ -25,6 +25,7 @@ constexpr int kLineBytes = 64;             // of a cache line
 constexpr int64_t kReduceStep = 32;        // pixels: a whole vector of bf16 pairs
 constexpr int64_t kReduceChunk = 256;      // of dW: long enough to amortise the accumulators' traffic
 constexpr int64_t kReduceAtOnce = 1024;    // pixels that dW is summed up over in registers, without partial sums
+constexpr double kPackCost = 16;           // of one element, in multiplications
 constexpr int kMostDots = 4;               // columns: each costs about 1/16 of the vector they would leave idle
 constexpr int64_t kStreamBytes = 4 << 20;  // of C: an eighth of a common last-level cache, of which X needs a part too
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
@@ -221,8 +222,17 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
           p.k_parts *= 2;
       p.at_once = forced.at_once != 0 && p.k_parts == 1 && k <= kReduceAtOnce &&
                   g.segment[0].k.count() / g.segment[0].k.size[kRank - 1] <= 8;
-      p.n_parts = std::min(p.panels, ceil_div(wanted, p.k_parts));
-      p.m_parts = shared(ceil_div(wanted, p.k_parts * p.n_parts), p.blocks, p.k_parts * p.n_parts);
+      // A unit packs all it needs of dZ and X itself: as few units as there are tasks, and nearly square.
+      const int64_t share = ceil_div(tasks, p.k_parts * products);
+      double least = 0;
+      for (int64_t n_parts = 1; n_parts <= std::min(share, p.panels); ++n_parts) {
+        const int64_t m_parts = std::min(p.blocks, ceil_div(share, n_parts));
+        const double rows = double(ceil_div(p.blocks, m_parts)) * p.rows,
+                     columns = double(p.n) / double(p.panels) * double(ceil_div(p.panels, n_parts));
+        const double cost = double(ceil_div(m_parts * n_parts * p.k_parts * products, tasks)) *
+                            (rows * columns + kPackCost * (rows + columns));
+        if (least == 0 || cost < least) least = cost, p.m_parts = m_parts, p.n_parts = n_parts;
+      }
       break;
     }
   }

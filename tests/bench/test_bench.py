@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import roofline
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
@@ -166,14 +167,17 @@ def test_other_runtimes_give_the_right_answer(klass: str, dtype: str, layout: st
     assert [r.name for r in rows] == [peer.name for peer in roster.peers], roster.absent
 
 
-def test_load_by_others_is_told_from_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    load, clock = OtherLoad(), iter([(10.0, 100.0), (13.0, 110.0)])  # 3 s used of 10 s
-    own = iter([5.0, 6.0])
+def test_what_others_disturb_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Used and available seconds before and after each attempt, and own: others take 2, 3 and then 0.1 of 10 seconds.
+    load, clock = OtherLoad(), iter([(0, 0), (3, 10), (3, 10), (7, 20), (7, 20), (8.1, 30)])
+    own, results = iter([0, 1, 1, 2, 2, 3]), iter("abc")
     monkeypatch.setattr(load, "_seconds", lambda: next(clock))
     monkeypatch.setattr(time, "process_time", lambda: next(own))
-    with load.watch():
-        pass
-    assert load.share == pytest.approx(0.2)
+    assert load.undisturbed(lambda: next(results)) == "c"
+    assert load.share == pytest.approx(0.01)
+    clock, own = iter([(0, 0), (3, 10)]), iter([0, 1])
+    assert load.undisturbed(lambda: "again", attempts=1) == "again"
+    assert load.share == pytest.approx(0.105)
     used, available = OtherLoad()._seconds()
     assert 0 <= used <= available
 
@@ -207,6 +211,23 @@ def test_goals(ours_us: float, word: str) -> None:
     assert found["backward, 28x28, batch 1", "fp32", "nchw"] == word
     assert found["28x28, batch 1", "fp32", "nhwc"] == "not measured"
     assert found["ResNet-50, batch 1", "fp32", "nchw"] == "not measured"
+
+
+@pytest.mark.parametrize(("peer_us", "beyond"), [(1.6, 1), (2.0, 0)])
+def test_a_missed_goal_tells_how_near_the_floor_both_are(peer_us: float, beyond: int) -> None:
+    rows = results_of(row(OURS, 4.0), row(EAGER, peer_us))  # the floor is 1 us, the goal 1.7 times the peer's speed
+    missed = next(v for v in verdicts(rows) if v.what == "28x28, batch 1")
+    assert (missed.of_floor, missed.best_of_floor) == pytest.approx((0.25, 1 / peer_us))
+    assert (missed.floors, missed.beyond) == (1, beyond)
+
+
+def test_the_ceiling_is_no_lower_than_what_a_contestant_reached() -> None:
+    problem = Problem(next(iter(LAYERS.values())), "forward", "fp32", "nchw", threads=3)
+    least = roofline.floor(problem).microseconds
+    roofline.saw(problem, 1e15)
+    assert roofline.peak_flops("fp32", "cpu", 3) == 1e15
+    assert roofline.floor(problem).microseconds < least
+    assert roofline.floor(problem).bound == "memory"
 
 
 def test_goals_are_judged_with_the_most_threads() -> None:

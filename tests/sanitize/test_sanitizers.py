@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.sanitize.build import ROOT, build, compiler
+from tests.sanitize.planted import OPERANDS
 from tests.test_cpu_kernels import ALL
 
 TESTS = [f"tests/test_{name}.py" for name in ("forward", "autograd", "random", "threads", "cpu_kernels")]
@@ -35,29 +36,30 @@ def require(sanitizer: str, folder: Path) -> None:
             pytest.skip(f"{' '.join(compiler())} -fsanitize={sanitizer} does not work here: {result.stderr[:300]}")
 
 
+def start(copy: Path, *module: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, variables = [sys.executable, "-m", *module], {**os.environ, **environment}
+    return subprocess.run(command, cwd=copy, env=variables, capture_output=True, text=True, check=False)
+
+
 def run(copy: Path, *module: str, **environment: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", *module],
-        cwd=copy,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = start(copy, *module, **environment)
     said = result.stdout + result.stderr
     report = re.search(r"(?m)^.*(?:(?:ERROR|WARNING): \w+Sanitizer|runtime error).*", said)
-    start = max(0, report.start() - 500) if report else -6000
-    assert result.returncode == 0, f"exit status {result.returncode}\n{said[start:][:12000]}"
+    begin = max(0, report.start() - 500) if report else -6000
+    assert result.returncode == 0, f"exit status {result.returncode}\n{said[begin:][:12000]}"
+
+
+def with_address() -> dict[str, str]:
+    # Python itself is not instrumented, so that the sanitizer has to be loaded before it; leaks are Python's own.
+    # The C++ runtime goes with it, for exceptions thrown by torch to be seen.
+    return {"LD_PRELOAD": f"{shared('libasan.so')} {shared('libstdc++.so')}", "ASAN_OPTIONS": "detect_leaks=0"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_address_sanitizer(tmp_path: Path) -> None:
     require("address", tmp_path)
-    # Python itself is not instrumented, so that the sanitizer has to be loaded before it; leaks are Python's own.
-    # The C++ runtime goes with it, for exceptions thrown by torch to be seen.
-    libraries = f"{shared('libasan.so')} {shared('libstdc++.so')}"
-    run(build("address"), *PYTEST, *TESTS, LD_PRELOAD=libraries, ASAN_OPTIONS="detect_leaks=0", OMP_NUM_THREADS="2")
+    run(build("address"), *PYTEST, *TESTS, OMP_NUM_THREADS="2", **with_address())
 
 
 @pytest.mark.slow
@@ -65,6 +67,35 @@ def test_address_sanitizer(tmp_path: Path) -> None:
 def test_undefined_behaviour_sanitizer(tmp_path: Path) -> None:
     require("undefined", tmp_path)
     run(build("undefined"), *PYTEST, *TESTS, UBSAN_OPTIONS="print_stacktrace=1", OMP_NUM_THREADS="2")
+
+
+def planted(copy: Path, *case: object, **environment: str) -> str:
+    """What is said of a call with one wrong operand, which only a sanitizer can notice."""
+    result = start(copy, "tests.sanitize.planted", *map(str, case), **environment)
+    assert bool(result.returncode) != ("the call returned" in result.stdout), result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("kernels", ALL)
+def test_address_sanitizer_notices_a_byte_too_few(kernels: str, tmp_path: Path) -> None:
+    require("address", tmp_path)
+    copy, variables = build("address"), {**with_address(), "POINTWISE_EXT_CPU": kernels}
+    cases = [(dtype, layout) for dtype in ("float32", "bfloat16") for layout in ("contiguous", "channels_last")]
+    assert "the call returned" in planted(copy, "input", 0, 0, *cases[0], **variables)
+    for operand in OPERANDS:
+        for case in cases:
+            assert "heap-buffer-overflow" in planted(copy, operand, 1, 0, *case, **variables), (operand, *case)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_undefined_behaviour_sanitizer_notices_a_byte_too_far(tmp_path: Path) -> None:
+    require("undefined", tmp_path)
+    copy = build("undefined")
+    assert "the call returned" in planted(copy, "bias", 0, 0, "float32", "contiguous")
+    assert "misaligned address" in planted(copy, "bias", 0, 1, "float32", "contiguous")
 
 
 def openmp_runtime() -> str:

@@ -1,0 +1,179 @@
+"""Rewrites one graph: each 1x1 convolution takes in the concatenation before it, and behind it BatchNorm, addition and
+activation, where nobody else reads the values between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ..activations import ActivationLike
+from ..arguments import MAX_INPUTS
+from ..modules import _PointwiseConv
+from .match import BATCH_NORMS, activation, addition, concatenation, has_hooks, is_pointwise, why_not, why_not_folded
+from .memory import is_overwritten, storage
+from .modules import replacement
+from .report import Fused, FusionReport, Left
+
+
+@dataclass
+class Chain:
+    """A convolution and what it can take in. `last` is the node whose value one call computes."""
+
+    conv: Node
+    last: Node
+    cat: tuple[list[Node], int] | None = None
+    batch_norm: nn.Module | None = None
+    residual: Node | None = None
+    in_place: str = ""  # what the sum is written into: "output" of the convolution, "residual", or neither
+    activation: ActivationLike = None
+    place: Node | None = None  # the call goes before this node instead of the convolution
+    absorbed: list[Node] = field(default_factory=list)  # what follows the convolution up to `last`
+    note: str = ""
+
+    def take(self, node: Node) -> None:
+        self.last = node
+        self.absorbed.append(node)
+
+    @property
+    def pattern(self) -> str:
+        name = self.activation[0] if isinstance(self.activation, tuple) else self.activation
+        parts = [f"cat of {len(self.cat[0])}" if self.cat else "", "conv", "bn" if self.batch_norm else ""]
+        parts += ["add" if self.residual else "", name or ""]
+        return " + ".join(part for part in parts if part)
+
+
+def shape_of(conv: Any) -> str:
+    extra = [f"stride {conv.stride[0]}"] if any(s != 1 for s in conv.stride) else []
+    extra += [f"{conv.groups} groups"] if conv.groups != 1 else []
+    return ", ".join([f"{conv.in_channels} -> {conv.out_channels}", *extra])
+
+
+class Rewriter:
+    """Finds and applies the chains of one graph; `prefix` goes before names in the report."""
+
+    def __init__(self, gm: GraphModule, report: FusionReport, prefix: str = "") -> None:
+        self.gm, self.report, self.prefix = gm, report, prefix
+        self.modules = dict(gm.named_modules(remove_duplicate=False))
+        self.calls: dict[int, int] = {}  # of each module
+        for node in gm.graph.nodes:
+            if node.op == "call_module":
+                key = id(self.modules[str(node.target)])
+                self.calls[key] = self.calls.get(key, 0) + 1
+
+    def run(self) -> None:
+        self._drop_identities()
+        for node in list(self.gm.graph.nodes):
+            if node.op == "call_module" and is_pointwise(self.modules[str(node.target)]):
+                self._rewrite(node)
+        self.gm.delete_all_unused_submodules()
+        self.gm.graph.lint()
+        self.gm.recompile()
+
+    def _drop_identities(self) -> None:
+        for node in list(self.gm.graph.nodes):
+            if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+                continue
+            module = self.modules[str(node.target)]
+            if type(module) is nn.Identity and not has_hooks(module):
+                node.replace_all_uses_with(node.args[0])
+                self.gm.graph.erase_node(node)
+
+    def _rewrite(self, node: Node) -> None:
+        name = str(node.target)
+        conv = self.modules[name]
+        reason = why_not(conv)
+        if reason is None and self.calls[id(conv)] > 1:
+            reason = f"is called at {self.calls[id(conv)]} places"
+        if isinstance(conv, _PointwiseConv) and (conv.activation is not None or len(node.args) != 1 or node.kwargs):
+            self.report.fused.append(Fused(self.prefix + name, "as it was", shape_of(conv)))
+            return
+        if reason is None and (len(node.args) != 1 or node.kwargs):
+            reason = "is called with other arguments than one tensor"
+        if reason is not None:
+            self.report.left.append(Left(self.prefix + name, reason))
+            return
+        chain = self._chain(node, conv)
+        self.report.fused.append(Fused(self.prefix + name, chain.pattern, shape_of(conv), chain.note))
+        self._apply(chain, conv)
+
+    def _chain(self, node: Node, conv: Any) -> Chain:
+        chain = Chain(node, node, cat=self._concatenation(node, len(conv.kernel_size)))
+        reads = [*(chain.cat[0] if chain.cat else node.args)]
+        start = node.args[0] if chain.cat else node  # the values are read no earlier than here
+        self._take_batch_norm(chain)
+        self._take_addition(chain, reads, start)
+        user = self._only_user(chain)
+        if user is not None and (found := activation(user, self.modules)) is not None:
+            chain.activation = found
+            chain.take(user)
+        return chain
+
+    def _only_user(self, chain: Chain) -> Node | None:
+        users = list(chain.last.users)
+        if len(users) == 1:
+            return users[0] if users[0].op != "output" else None
+        if len(users) > 1:
+            chain.note = chain.note or f"{len(users)} others read its value"
+        return None
+
+    def _concatenation(self, conv: Node, spatial: int) -> tuple[list[Node], int] | None:
+        cat = conv.args[0]
+        found = concatenation(cat)
+        if found is None or len(cat.users) != 1 or found[1] not in (1, -1 - spatial):
+            return None
+        if not 1 <= len(found[0]) <= MAX_INPUTS or is_overwritten(found[0], cat, conv, self.modules):
+            return None
+        return found
+
+    def _take_batch_norm(self, chain: Chain) -> None:
+        user = self._only_user(chain)
+        if user is None or user.op != "call_module" or not isinstance(self.modules[str(user.target)], BATCH_NORMS):
+            return
+        module = self.modules[str(user.target)]
+        reason = why_not_folded(module) if type(module) in BATCH_NORMS else f"a {type(module).__name__} is behind it"
+        if reason is None and len(user.args) == 1 and not user.kwargs:
+            chain.batch_norm = module
+            chain.take(user)
+        else:
+            chain.note = reason or ""
+
+    def _take_addition(self, chain: Chain, reads: list[Node], start: Node) -> None:
+        user = self._only_user(chain)
+        terms = addition(user) if user is not None else None
+        if user is None or terms is None:
+            return
+        left, right, in_place = terms
+        other = right if left is chain.last else left
+        if not isinstance(other, Node) or other is chain.last:
+            return
+        if in_place and left is not chain.last and (len(other.users) > 1 or storage(other, self.modules) != {other}):
+            chain.note = "the sum is written into a value that others may read"
+            return
+        if is_overwritten(reads, start, user, self.modules):
+            chain.note = "its input is overwritten before the addition behind it"
+            return
+        chain.residual, chain.place = other, user
+        chain.in_place = "" if not in_place else "residual" if left is other else "output"
+        chain.take(user)
+
+    def _apply(self, chain: Chain, conv: nn.Module) -> None:
+        graph, name = self.gm.graph, str(chain.conv.target)
+        neighbours = chain.cat is not None or chain.residual is not None
+        module: Any = replacement(conv, chain.batch_norm, chain.activation, neighbours)
+        if neighbours:
+            module.cat_dim, module.in_place = chain.cat[1] if chain.cat else 1, chain.in_place
+        self.gm.set_submodule(name, module)
+        self.modules[name] = module
+        with graph.inserting_before(chain.place or chain.conv):
+            kwargs = {} if chain.residual is None else {"residual": chain.residual}
+            call = graph.call_module(name, tuple(chain.cat[0] if chain.cat else chain.conv.args), kwargs)
+        call.meta = dict(chain.last.meta)
+        chain.last.replace_all_uses_with(call)
+        cat = chain.conv.args[0]
+        for node in [*reversed(chain.absorbed), chain.conv]:
+            graph.erase_node(node)
+        if chain.cat:
+            graph.erase_node(cat)
