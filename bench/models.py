@@ -26,6 +26,7 @@ BATCHES = (1, 8)
 QUICK = ("MobileNetV2", "SqueezeNet")
 EFFORT = Effort(rounds=9, sample_ms=20.0, limit_s=12.0)
 # Largest difference from eager over eager's largest output: rounding grows with depth, a mistake is far beyond.
+WRONG = "off by"
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 2e-2}
 
 Prepare = Callable[[nn.Module], nn.Module]
@@ -153,7 +154,7 @@ def measure(setup: Setup, who: dict[str, Prepare], effort: Effort, others: Other
                 continue
             prepare_s = time.perf_counter() - begin
             if not error <= TOLERANCE[setup.dtype]:
-                yield f"{name}: {setup}: off by {error:.1e}, tolerance {TOLERANCE[setup.dtype]:.0e}"
+                yield f"{name}: {setup}: {WRONG} {error:.1e}, tolerance {TOLERANCE[setup.dtype]:.0e}"
                 continue
             fused = len(pw.fusion_report(model).fused) if name == FUSED else 0
             calls[name], facts[name] = call, (error, fused, pointwise_convolutions(original), prepare_s)
@@ -161,8 +162,7 @@ def measure(setup: Setup, who: dict[str, Prepare], effort: Effort, others: Other
             return
         sample = cpu_sample if setup.device == "cpu" else partial(host_sample, device=setup.device)
         samples = {name: sample(call, effort) for name, call in calls.items()}
-        with others.watch():
-            timings = interleave(samples, effort)
+        timings = others.undisturbed(partial(interleave, samples, effort), attempts=2)
         for name, t in timings.items():
             peak = peak_memory(calls[name], setup.device)
             what = (setup.network, setup.batch, setup.layout, setup.dtype, setup.mode, setup.device, setup.threads)
