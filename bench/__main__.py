@@ -149,28 +149,34 @@ def layers(args: argparse.Namespace, console: Console) -> int:
     return int(bool(worse) and args.fail_if_regression)
 
 
-def measure_models(args: argparse.Namespace, console: Console) -> int:
+def measure_models(args: argparse.Namespace, stem: Path, console: Console) -> models.ModelResults:
     """Setup by setup; the result file is up to date after each."""
-    quick = args.quick
-    networks = [name for name in args.network if not quick or name in models.QUICK]
+    networks = [name for name in args.network if not args.quick or name in models.QUICK]
     modes = [mode for mode in args.mode or models.MODES if mode in models.MODES]
-    batches = args.batch or ([1] if quick else models.BATCHES)
-    threads = torch.get_num_threads() if args.device == "cpu" else 0
-    todo = models.setups(
-        networks, batches, args.layout, args.dtype or ["fp32"], modes, device=args.device, threads=threads
-    )
+    batches = args.batch or ([1] if args.quick else models.BATCHES)
+    where = {"device": args.device, "threads": torch.get_num_threads() if args.device == "cpu" else 0}
+    todo = models.setups(networks, batches, args.layout, args.dtype or ["fp32"], modes, **where)
     effort = replace(models.EFFORT, rounds=args.rounds or models.EFFORT.rounds)
-    stem = args.output / f"models.{slug(device_name(args.device))}" if not args.label else args.output / args.label
     results = models.stored(stem.with_name(stem.name + ".json"), environment(args.device, stem.name, OURS))
     others, results.absent = OtherLoad(), []
     for setup in todo:
         console.print(str(setup), highlight=False, style="dim")
-        compiled = (not (args.no_compile or quick), args.freezing)
-        found = list(models.measure(setup, models.contestants(*compiled, setup.mode), effort, others))
+        who = models.contestants(not (args.no_compile or args.quick), args.freezing, setup.mode)
+        found = list(models.measure(setup, who, effort, others))
         results.add([row for row in found if not isinstance(row, str)])
         results.absent += [line for line in found if isinstance(line, str)]
         results.environment["load by others"] = f"{others.share:.0%} of the CPUs"
         results.save(stem)
+    return results
+
+
+def whole_models(args: argparse.Namespace, console: Console) -> int:
+    """Returns 1 where an answer was wrong."""
+    if args.stored:
+        results, stem = models.ModelResults.load(args.stored), args.stored.with_suffix("")
+    else:
+        stem = args.output / (args.label or f"models.{slug(device_name(args.device))}")
+        results = measure_models(args, stem, console)
     picture = models_report.plot(results, stem.with_name(stem.name + ".png"))
     models_report.print_models(console, results)
     console.print(f"written: {stem}.json, .csv and .png", highlight=False)
@@ -204,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     if not EXTENSION_LOADED:
         console.print("[yellow]The extension is not loaded: what is measured is the reference in plain PyTorch.[/]")
     if args.command == "models":
-        return measure_models(args, console)
+        return whole_models(args, console)
     failed = 0 if args.command == "real" else layers(args, console)
     if args.command == "real" or (args.command == "all" and not args.stored):
         failed |= real(console, args.output, args.device)

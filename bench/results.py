@@ -94,7 +94,9 @@ class Results:
         stem.parent.mkdir(parents=True, exist_ok=True)
         as_json, as_csv = (stem.with_name(stem.name + suffix) for suffix in (".json", ".csv"))
         facts = asdict(self)
-        rows = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in facts.pop("rows")]
+        rows = [
+            {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()} for row in facts.pop("rows")
+        ]
         head = json.dumps({**facts, "rows": []}, indent=1).removesuffix("[]\n}")
         as_json.write_text(head + "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n}\n")  # a row a line
         with as_csv.open("w", newline="") as file:
