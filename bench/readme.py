@@ -10,6 +10,7 @@ from bench.results import Results
 from bench.summary import EVERYTHING, duels, means
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MODELS = ("<!-- models:begin -->", "<!-- models:end -->")
 
 
 COLUMNS = {("fp32", "nchw"): "fp32 NCHW", ("fp32", "nhwc"): "fp32 channels_last"}
@@ -44,19 +45,27 @@ def markdown(results: Results, picture: str) -> str:
     return "\n".join([*lines, "", f"![Times faster per class, for every layer and in the mean]({picture})"])
 
 
-def check_markers(readme: Path) -> None:
+def check_markers(readme: Path, begin: str = BEGIN, end: str = END) -> None:
     """ValueError unless the file has the two markers, once each and in order."""
     text = readme.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(
-            f"{readme} needs the line '{BEGIN}' once and, below it, '{END}' once: add them where the table goes"
+            f"{readme} needs the line '{begin}' once and, below it, '{end}' once: add them where the table goes"
         )
 
 
+def replace_between(readme: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Puts the text between the two markers, in place of what stands there."""
+    check_markers(readme, begin, end)
+    head, rest = readme.read_text().split(begin)
+    tail = rest.split(end)[1]
+    readme.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+
+
+def link(readme: Path, picture: Path) -> str:
+    return Path(os.path.relpath(picture, readme.parent)).as_posix()
+
+
 def update(readme: Path, results: Results, picture: Path) -> None:
-    """Replaces what stands between the two markers."""
-    check_markers(readme)
-    head, rest = readme.read_text().split(BEGIN)
-    tail = rest.split(END)[1]
-    link = Path(os.path.relpath(picture, readme.parent)).as_posix()
-    readme.write_text(f"{head}{BEGIN}\n{markdown(results, link)}\n{END}{tail}")
+    """The table of layers between its markers."""
+    replace_between(readme, markdown(results, link(readme, picture)))

@@ -118,10 +118,12 @@ def _verdict_cell(verdict: Verdict) -> str:
     return f"[{_COLOURS[verdict.word]}]{got}[/] ({'<=' if verdict.at_most else '>='} {verdict.goal:g})"
 
 
-def print_goals(console: Console, verdicts: list[Verdict]) -> None:
+GOALS = "Goals (ratio to the best peer of the same layout, all threads): got (wanted)"
+
+
+def print_goals(console: Console, verdicts: list[Verdict], title: str = GOALS) -> None:
     """A line per goal, a column per dtype and layout; a goal is missed if it is in one of them."""
     columns = list(dict.fromkeys((verdict.dtype, verdict.layout) for verdict in verdicts))
-    title = "Goals (ratio to the best peer of the same layout, all threads): got (wanted)"
     table = _table(title, ["goal"], [*map(" ".join, columns), "verdict"])
     for what in dict.fromkeys(verdict.what for verdict in verdicts):
         members = {(verdict.dtype, verdict.layout): verdict for verdict in verdicts if verdict.what == what}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
@@ -77,6 +77,7 @@ class Row:
 
 @dataclass
 class Results:
+    row: ClassVar[type] = Row
     environment: dict[str, str]
     ceilings: dict[str, float]
     rows: list[Row]
@@ -93,7 +94,9 @@ class Results:
         stem.parent.mkdir(parents=True, exist_ok=True)
         as_json, as_csv = (stem.with_name(stem.name + suffix) for suffix in (".json", ".csv"))
         facts = asdict(self)
-        rows = [{k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()} for row in facts.pop("rows")]
+        rows = [
+            {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()} for row in facts.pop("rows")
+        ]
         head = json.dumps({**facts, "rows": []}, indent=1).removesuffix("[]\n}")
         as_json.write_text(head + "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n}\n")  # a row a line
         with as_csv.open("w", newline="") as file:
@@ -101,7 +104,7 @@ class Results:
                 file.write(f"# {key}: {value}\n")
             for line in self.absent:
                 file.write(f"# absent: {line}\n")
-            writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+            writer = csv.DictWriter(file, [f.name for f in fields(self.row)])
             writer.writeheader()
             writer.writerows(rows)
         return [as_json, as_csv]
@@ -112,7 +115,7 @@ class Results:
         data = json.loads(path.read_text())
         facts = data["environment"]
         default = {"threads": int(facts["threads"]) if facts["device"] == "cpu" else 0}
-        return cls(facts, data["ceilings"], [Row(**{**default, **row}) for row in data["rows"]], data["absent"])
+        return cls(facts, data["ceilings"], [cls.row(**{**default, **row}) for row in data["rows"]], data["absent"])
 
 
 def geomean(values: Iterable[float]) -> float:

@@ -52,7 +52,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
             nn.init.normal_(norm.bias, std=0.2)
             norm.momentum = None  # the plain average over the images below
         with torch.no_grad():
-            network(torch.randn(4, 3, 64, 64))
+            network(torch.randn(4, 3, 128, 128))
         for norm in norms:
             norm.momentum = 0.1
     return network

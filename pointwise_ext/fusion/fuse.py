@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule
 
 from ..modules import _PointwiseConv
@@ -39,9 +39,16 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
     report = FusionReport()
-    fast = _Fuser(report).run(model if inplace else copy.deepcopy(model), "")
+    fast = _Fuser(report).run(model if inplace else _copy(model), "")
     attach(fast, report)
     return fast
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy. Weights that hooks compute, of pruning for one, are copied as they are: autograd forbids more."""
+    values = (value for m in model.modules() if not is_script(m) for value in m.__dict__.values())
+    computed = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
+    return copy.deepcopy(model, computed)
 
 
 class _Fuser:

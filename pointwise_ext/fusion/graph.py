@@ -12,8 +12,18 @@ from torch.fx import GraphModule, Node
 from ..activations import ActivationLike
 from ..arguments import MAX_INPUTS
 from ..modules import _PointwiseConv
-from .match import BATCH_NORMS, activation, addition, concatenation, has_hooks, is_pointwise, why_not, why_not_folded
-from .memory import is_overwritten, storage
+from .match import (
+    BATCH_NORMS,
+    SAVE_RESULT,
+    activation,
+    addition,
+    concatenation,
+    has_hooks,
+    is_pointwise,
+    why_not,
+    why_not_folded,
+)
+from .memory import is_overwritten, is_written, storage
 from .modules import replacement
 from .report import Fused, FusionReport, Left
 
@@ -107,8 +117,11 @@ class Rewriter:
         self._take_addition(chain, reads, start)
         user = self._only_user(chain)
         if user is not None and (found := activation(user, self.modules)) is not None:
-            chain.activation = found
-            chain.take(user)
+            if found not in SAVE_RESULT and is_written(user, self.modules):
+                chain.note = "the activation's result, which its gradient is computed from, is overwritten"
+            else:
+                chain.activation = found
+                chain.take(user)
         return chain
 
     def _only_user(self, chain: Chain) -> Node | None:

@@ -73,6 +73,10 @@ _MODULES: dict[type, Callable[[Any], ActivationLike]] = {
 }
 
 
+# PyTorch, too, computes the gradient of these from the result.
+SAVE_RESULT = ("relu", "sigmoid", "tanh")
+
+
 def has_hooks(module: nn.Module) -> bool:
     return any(
         getattr(module, name, None)

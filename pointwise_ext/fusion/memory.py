@@ -97,3 +97,14 @@ def is_overwritten(values: Iterable[Node], start: Node, end: Node, modules: Modu
             return True
         node = node.next
     return False
+
+
+def is_written(value: Node, modules: Modules) -> bool:
+    """Whether a later operation in place changes what `value` names."""
+    node = value.next
+    while node.op != "root":
+        known = node.op != "call_module" or getattr(modules[str(node.target)], "inplace", False)
+        if known and any(value in storage(target, modules) for target in writes(node, modules)):
+            return True
+        node = node.next
+    return False

@@ -3,17 +3,19 @@
 torch.fx runs `forward` once with stand-ins for tensors. What Python decides meanwhile is decided for good, so a module
 is not traced, but its children are, where that could matter: its forward branches on values or types of tensors, does
 something else in train() than in eval(), has optional arguments, changes attributes, makes tensors of its own (random
-ones too), or hooks run with it.
+ones too), draws random numbers, enters torch.no_grad or torch.autocast, or hooks run with it.
 """
 
 from __future__ import annotations
 
 import inspect
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 
@@ -36,6 +38,7 @@ class _Tracer(Tracer):
         super().__init__()
         self.opaque = opaque
         self.failed: nn.Module | None = None  # the innermost module whose forward raised
+        self.modes = _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         known = m in self.opaque or isinstance(m, _PointwiseConv) or is_pointwise(m)
@@ -48,8 +51,28 @@ class _Tracer(Tracer):
             self.failed = self.failed or m
             raise
 
+    def create_node(self, *args: Any, **kwargs: Any) -> Node:
+        if _modes() != self.modes:
+            raise RuntimeError("it enters a mode such as torch.no_grad or torch.autocast, which a graph does not hold")
+        return super().create_node(*args, **kwargs)
+
     def proxy(self, node: Node) -> Proxy:
         return _Value(node, self)
+
+
+def _modes() -> tuple[Any, ...]:
+    """What PyTorch's operations depend on besides their arguments."""
+    kinds = [k for k in ("cpu", torch.accelerator.current_accelerator(), "cuda") if k is not None]
+    autocast = [(torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in map(_type, kinds)]
+    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *autocast)
+
+
+def _type(device: torch.device | str) -> str:
+    return device if isinstance(device, str) else device.type
+
+
+def _random_states() -> tuple[Any, ...]:
+    return random.getstate(), torch.get_rng_state().tolist()
 
 
 def _by_itself(module: nn.Module, is_root: bool) -> str | None:
@@ -81,7 +104,7 @@ def _flipped(root: nn.Module, flip: bool) -> Iterator[None]:
 
 
 def _attributes(root: nn.Module) -> dict[nn.Module, dict[str, Any]]:
-    return {m: {**m.__dict__, **m._buffers} for m in root.modules()}
+    return {m: {**m.__dict__, **m._buffers} for m in root.modules() if not is_script(m)}
 
 
 def _restore(root: nn.Module, before: dict[nn.Module, dict[str, Any]]) -> nn.Module | None:
@@ -129,7 +152,7 @@ def trace(root: nn.Module) -> tuple[GraphModule | None, dict[nn.Module, str]]:
             gm.training = root.training
             gm.__dict__.update({k: v for k, v in root.__dict__.items() if k not in gm.__dict__ and _is_plain(v)})
             return gm, opaque
-        opaque[guilty] = why
+        opaque[root if guilty in opaque else guilty] = why
     return None, opaque
 
 
@@ -141,7 +164,7 @@ def _attempt(root: nn.Module, opaque: dict[nn.Module, str]) -> tuple[nn.Module, 
     """(root, "", graph), or a module that must not be traced and why."""
     graphs = []
     for flip in (False, True):
-        tracer, before = _Tracer(opaque), _attributes(root)
+        tracer, before, numbers = _Tracer(opaque), _attributes(root), _random_states()
         error: Exception | None = None
         with _flipped(root, flip):
             try:
@@ -149,12 +172,11 @@ def _attempt(root: nn.Module, opaque: dict[nn.Module, str]) -> tuple[nn.Module, 
             except Exception as raised:  # whatever a forward raises when it is handed stand-ins
                 error = raised
         changed = _restore(root, before)
+        if error is None and _random_states() != numbers:
+            return root, "its forward draws random numbers", None
         if error is not None:
-            return (
-                tracer.failed or root,
-                f"cannot be traced: {str(error).splitlines()[0][:100] if str(error) else error!r}",
-                None,
-            )
+            said = str(error).splitlines()[0][:100] if str(error) else repr(error)
+            return tracer.failed or root, f"cannot be traced: {said}", None
         if changed is not None:
             return changed, "its forward changes its attributes", None
     own = {name for name in before[root] if name.startswith("_tensor_constant")}

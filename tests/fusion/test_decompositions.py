@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pointwise_ext as pw
+from bench.networks import resnet
 from pointwise_ext.activations import ACTIVATIONS
 
 BATCH = torch.export.Dim("batch", min=1, max=64)
@@ -15,7 +16,7 @@ PARAMETERS = {"leaky_relu": (0.2,), "clamp": (-0.5, 0.5)}
 
 
 class Bottleneck(nn.Module):
-    """ResNet's, as fuse leaves it in eval: 1x1 + ReLU, 3x3, and 1x1 + skip connection + ReLU; then a concatenation."""
+    """ResNet's, written with our modules, and then a concatenation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,6 +28,19 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.spatial(self.reduce(x)))
         return self.merge(self.expand(y, residual=x), y)
+
+
+def fused_bottleneck() -> nn.Module:
+    """ResNet's in plain PyTorch, after fuse, with BatchNorms that have seen images."""
+    plain = resnet.Bottleneck(16, 8, stride=1)
+    for _ in range(10):
+        plain(torch.randn(8, 16, 6, 6))
+    return pw.fuse(plain.eval())
+
+
+@pytest.fixture(params=["written", "fused"])
+def bottleneck(request: pytest.FixtureRequest) -> nn.Module:
+    return Bottleneck().eval() if request.param == "written" else fused_bottleneck()
 
 
 def operators(graph: torch.fx.Graph) -> set[str]:
@@ -43,10 +57,10 @@ def export(module: nn.Module, x: Tensor, strict: bool = False) -> torch.export.E
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
-def test_an_exported_bottleneck(kernels, strict: bool, channels_last: bool) -> None:
+def test_an_exported_bottleneck(kernels, bottleneck: nn.Module, strict: bool, channels_last: bool) -> None:
     """With a batch of any size, and the output's strides, on which later layers decide."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    module, x = Bottleneck(), torch.randn(4, 16, 6, 6).to(memory_format=memory_format)
+    module, x = bottleneck, torch.randn(4, 16, 6, 6).to(memory_format=memory_format)
     program = export(module, x, strict)
     assert ours(program.graph)
     plain = program.run_decompositions(pw.decompositions())
@@ -112,12 +126,11 @@ def test_every_operator_has_an_entry(kernels) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_onnx_runtime_runs_the_bottleneck(kernels, tmp_path) -> None:
+def test_onnx_runtime_runs_the_bottleneck(kernels, bottleneck: nn.Module, tmp_path) -> None:
     """With a dynamic batch, from one file."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install onnxruntime")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript")
-    module = Bottleneck()
-    program = export(module, torch.randn(4, 16, 6, 6)).run_decompositions(pw.decompositions())
+    program = export(bottleneck, torch.randn(4, 16, 6, 6)).run_decompositions(pw.decompositions())
     path = tmp_path / "bottleneck.onnx"
     torch.onnx.export(program, (), str(path), dynamo=True, external_data=False, verbose=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -125,4 +138,4 @@ def test_onnx_runtime_runs_the_bottleneck(kernels, tmp_path) -> None:
     for n in (1, 5):
         x = torch.randn(n, 16, 6, 6)
         (y,) = session.run(None, {name: x.numpy()})
-        torch.testing.assert_close(torch.from_numpy(y), module(x))
+        torch.testing.assert_close(torch.from_numpy(y), bottleneck(x))

@@ -84,7 +84,7 @@ CHAINS = {
 }
 
 
-def chain_net(body) -> Net:  # noqa: ANN001
+def chain_net(body) -> Net:
     children = {"conv": conv(), "bn": norm(), "wide": conv(kernel=3), "merge": conv(cin=12), "identity": nn.Identity()}
     return Net(body, **children).eval()
 
@@ -265,7 +265,7 @@ def test_an_addition_that_turns_out_to_broadcast(name: str) -> None:
 
 
 @pytest.mark.parametrize("body", [lambda m, x, y: m.conv(x) + y, lambda m, x, y: m.conv(x).add_(y)])
-def test_an_addition_of_another_dtype_promotes_as_it_did(body) -> None:  # noqa: ANN001
+def test_an_addition_of_another_dtype_promotes_as_it_did(body) -> None:
     model = Pair(body, conv=conv()).eval().bfloat16()
     x, y = image().bfloat16(), image()
     fast = pw.fuse(model)
@@ -352,8 +352,10 @@ def test_the_report_is_a_table_and_data() -> None:
     assert report.share == 1.0
     lines = str(report).splitlines()
     assert lines[0] == "1 of 1 1x1 convolutions fused"
-    assert lines[2].split() == "0 8 -> 16 conv + bn + relu".split()
-    with pytest.raises(ValueError, match="model is a ReLU without a report, expected what pointwise_ext.fuse returned"):
+    assert lines[2].split() == ["0", "8", "->", "16", "conv", "+", "bn", "+", "relu"]
+    with pytest.raises(
+        ValueError, match=r"model is a ReLU without a report, expected what pointwise_ext.fuse returned"
+    ):
         pw.fusion_report(nn.ReLU())
     with pytest.raises(TypeError, match=r"model is a function, expected a torch.nn.Module"):
         pw.fuse(conv)
@@ -378,3 +380,11 @@ def test_no_more_is_saved_for_backward(name: str, training: bool) -> None:
     model = chain_net(CHAINS[name][0]).train(training)
     x = image().requires_grad_()
     assert saved_bytes(pw.fuse(model), x) <= saved_bytes(model, x)
+
+
+@pytest.mark.parametrize("name", ["relu6", "leaky_relu", "silu"])
+def test_an_activation_that_is_overwritten_later_still_has_its_gradient(name: str) -> None:
+    model = Net(lambda m, x: m.act(m.conv(x)).mul_(2.0), conv=conv(), act=copy.deepcopy(MODULES[name])).double()
+    fast = pw.fuse(model)
+    x = image(dtype=torch.float64)
+    torch.testing.assert_close(gradients(fast, x), gradients(model, x))

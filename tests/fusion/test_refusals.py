@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,9 +172,29 @@ def by_type(m: Net, x: Tensor) -> Tensor:
     return m.conv(torch.cat(list(x), 0).unsqueeze(0) if not isinstance(x, Tensor) else x)
 
 
+def constant(m: Net, x: Tensor) -> Tensor:
+    return m.conv(x) * torch.tensor(2.0)
+
+
+def by_chance(m: Net, x: Tensor) -> Tensor:
+    return m.conv(x) * random.choice([1.0, 2.0])
+
+
+def without_gradient(m: Net, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return m.conv(x)
+
+
 FORWARDS = {
+    "constant": (constant, "Net calls it and its forward makes tensors of its own"),
+    "chance": (by_chance, "Net calls it and its forward draws random numbers"),
+    "mode": (
+        without_gradient,
+        "Net calls it and cannot be traced: it enters a mode such as torch.no_grad or torch.autocast, which a graph "
+        "does not hold",
+    ),
     "attributes": (counting, "Net calls it and its forward changes its attributes"),
-    "random": (noisy, "Net calls it and its forward makes tensors of its own"),
+    "random": (noisy, "Net calls it and its forward draws random numbers"),
     "types": (by_type, "Net calls it and cannot be traced: it asks for the type of a value"),
 }
 
@@ -189,9 +211,9 @@ def test_forwards_that_a_graph_cannot_hold(name: str) -> None:
     assert set(model.__dict__) == before
     x = image()
     for seed in (1, 2):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed), random.seed(seed)
         want = model(x)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed), random.seed(seed)
         torch.testing.assert_close(fast(x), want)
     if name == "attributes":
         assert (model.calls, fast.calls) == (2, 2)
