@@ -30,7 +30,7 @@ def test_products_make_dz(case: str, emulated, emulated_ops) -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("activation", ["relu", "gelu", None])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dz_is_the_same_in_memory_or_not(dtype: str, activation: str | None, layout: str, emulated, emulated_ops) -> None:
+def test_dz_in_memory_or_not(dtype: str, activation: str | None, layout: str, emulated, emulated_ops) -> None:
     problem = replace(BASE, channels=(40, 30), dtype=dtype, layout=layout, activation=activation)
     t = problem.placed()
     t["x1"][0, 3, 2] = torch.nan

@@ -40,7 +40,7 @@ OTHERS = {
     "gate_of_another_stage": ("gemm_mma.cuh", "gated().saved_a.stage[stage]);", "gated().saved_a.stage[0]);"),
     "gate_of_other_strides": ("gemm_mma.cuh", "saved.row, shared.work.m0", "s.a.row, shared.work.m0"),
     "gate_beyond_the_end": ("gemm_mma.cuh", "offset_or_outside(s.k, saved.col,", "offset(s.k, saved.col,"),
-    "gate_read_too_wide": ("access.h", "bytes(saved, steps.saved, access.a.along_k,", "bytes(part.a, steps.a[s], access.a.along_k,"),
+    "gate_read_too_wide": ("access.h", "if (saved.data && g.gate_on_a())", "if (!saved.data)"),
     "row_sums_barrier": ("gemm_mma.cuh", f"{BARRIER}  // all parts of a row", "// all parts of a row"),
     "row_sums_lost": ("reduce.cuh", "if (n == g.n.count()) {", "if (n == g.n.count()) {\n      continue;"),
     "run_beyond_the_end": ("epilogue.cuh", "if (i < count) to[i] = v[i];", "to[i] = v[i];"),
