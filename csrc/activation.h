@@ -69,6 +69,9 @@ PW_HD T activate(const Activation& a, T z) {
   return z;
 }
 
+// Whether the derivative is 0 or 1 by comparisons of what was saved with 0, and for relu6 with 6.
+PW_HD bool clips(const Activation& a) { return a.kind == Act::relu || a.kind == Act::relu6; }
+
 // dz = dy activation'(saved), saved = z where saves_z(a), else y. Ties at a kink follow PyTorch's backward formulas.
 template <class T>
 PW_HD T activation_grad(const Activation& a, T dy, T saved) {

@@ -37,11 +37,12 @@ Gemm gemm_like(const at::Tensor& like, Pixels pixels) {
 
 // Fewer, longer dimensions of pixels wherever all operands allow it.
 void collapse_pixels(Gemm& g) {
-  Steps* steps[2 * kSources + 3] = {};
+  Steps* steps[2 * kSources + 4] = {};
   int count = 0;
   const auto add = [&](Matrix& m, bool rows) {
     if (m.data) steps[count++] = rows ? &m.row : &m.col;
   };
+  add(g.gate.saved, g.pixels == Pixels::on_m);
   if (g.pixels == Pixels::on_k) {
     add(g.segment[0].a, false), add(g.segment[0].b, true);
     return collapse(g.segment[0].k, steps);
@@ -79,9 +80,9 @@ c10::SmallVector<Slice, kSources> slices(at::TensorList inputs, int channel, int
 }
 
 // With several inputs the groups' products differ in shape and run one by one.
-void run(const Backend& backend, const Gemms& gemms, const at::TensorList& inputs) {
-  const int64_t count = int64_t(gemms.size()), together = inputs.size() == 1 ? count : 1;
-  for (int64_t i = 0; i < count; i += together) backend.gemm(&gemms[i], together, inputs[0]);
+void add_launches(const Gemms& gemms, size_t inputs, std::vector<Products>& to) {
+  const int64_t count = int64_t(gemms.size()), together = inputs == 1 ? count : 1;
+  for (int64_t i = 0; i < count; i += together) to.push_back({&gemms[i], together});
 }
 
 struct Forward {
@@ -140,69 +141,73 @@ struct Forward {
       }
       collapse_pixels(g);
     }
-    run(backend, gemms, inputs);
+    std::vector<Products> products;
+    add_launches(gemms, inputs.size(), products);
+    for (const Products& p : products) backend.gemm(p.gemms, p.count, like);
   }
 };
 
+// The products of a backward pass. Each takes dZ as it is in memory, or makes it of dY by a gate.
 struct Backward {
-  const Backend& backend;
   const Shape& shape;
-  const at::Tensor& like;  // the inputs' dtype and device
+  at::TensorList inputs;
+  const at::Tensor& weight;
+  View dz;     // dY where there is a gate
+  View saved;  // what the gate reads, if there is one
+  Activation activation;
+  char* db = nullptr;  // where the products of dW write it, if they are to
   Interior inside{shape};
 
-  // dX = W^T dZ, for one input
-  at::Tensor input(size_t source, at::TensorList inputs, const at::Tensor& weight, const at::Tensor& dz) const {
-    const at::Tensor& x = inputs[source];
-    at::Tensor dx = empty_in_format_of(x, x.sizes(), shape.batched);
-    if (dx.numel() == 0) return dx;
-    if (inside.empty() || !shape.covers_input() || shape.out_channels == 0) dx.zero_();
-    if (inside.empty()) return dx;
-    const int64_t in = shape.in_channels / shape.groups, out = shape.out_channels / shape.groups;
-    const View dx_view = inside.of_input(View(dx, shape)), dz_view = inside.of_output(View(dz, shape));
-    Gemms gemms;
-    for (int64_t group = 0; group < shape.groups; ++group) {
-      for (const Slice& s : slices(inputs, shape.batched ? 1 : 0, group * in, (group + 1) * in)) {
-        if (s.source != source) continue;
-        Gemm g = gemm_like(like, pixel_side(dx_view, s.count));
-        set_axes(g, inside.pixels(shape.batch), s.count);
-        const Matrix d = dz_view.at_channel(group * out).with_pixels(g.pixels);
-        const Matrix w = weight_matrix(weight, group * out, s.column, g.pixels == Pixels::on_n);
-        g.segment[g.segments++] =
-            g.pixels == Pixels::on_m ? Segment{d, w, channel_axis(out)} : Segment{w, d, channel_axis(out)};
-        g.c = dx_view.at_channel(s.begin).with_pixels(g.pixels);
-        collapse_pixels(g);
-        gemms.push_back(g);
-      }
-    }
-    run(backend, gemms, inputs);
-    return dx;
+  // dZ of the channels from `channel` on as an operand
+  Matrix gradient(Gemm& g, int64_t channel) const {
+    const auto place = [&](const View& v) { return inside.of_output(v).at_channel(channel).with_pixels(g.pixels); };
+    if (saved.data) g.gate = {place(saved), activation};
+    return place(dz);
   }
 
-  // dW = dZ X^T
-  at::Tensor weight(at::TensorList inputs, const at::Tensor& weight, const at::Tensor& dz) const {
-    if (inside.empty() || shape.batch == 0) return at::zeros_like(weight);
-    at::Tensor dw = at::empty_like(weight);
-    if (dw.numel() == 0) return dw;
-    const int64_t in = shape.in_channels / shape.groups, out = shape.out_channels / shape.groups;
-    const View dz_view = inside.of_output(View(dz, shape));
-    for (size_t source = 0; source < inputs.size(); ++source) {  // each source has a product of its own shape
-      Gemms gemms;
-      for (int64_t group = 0; group < shape.groups; ++group) {
-        for (const Slice& s : slices(inputs, shape.batched ? 1 : 0, group * in, (group + 1) * in)) {
-          if (s.source != source) continue;
-          Gemm g = gemm_like(like, Pixels::on_k);
-          g.m = channel_axis(out), g.n = channel_axis(s.count);
-          const Matrix d = dz_view.at_channel(group * out).by_channel();
-          const Matrix x = inside.of_input(View(inputs[source], shape).at_channel(s.begin)).by_pixel();
-          g.segment[g.segments++] = {d, x, inside.pixels(shape.batch)};
-          g.c = weight_matrix(dw, group * out, s.column, false);
-          collapse_pixels(g);
-          gemms.push_back(g);
-        }
-      }
-      run(backend, gemms, inputs);
-    }
-    return dw;
+  // Calls add(g, group, slice) for the part of every group that lies in one input.
+  template <class Add>
+  Gemms of_groups(size_t source, Add add) const {
+    const int64_t in = shape.in_channels / shape.groups;
+    Gemms gemms;
+    for (int64_t group = 0; group < shape.groups; ++group)
+      for (const Slice& s : slices(inputs, shape.batched ? 1 : 0, group * in, (group + 1) * in))
+        if (s.source == source) gemms.push_back(add(group * shape.out_channels / shape.groups, s));
+    return gemms;
+  }
+
+  // dX = W^T dZ, for one input
+  Gemms input(size_t source, const at::Tensor& dx) const {
+    if (dx.numel() == 0 || inside.empty()) return {};
+    const int64_t out = shape.out_channels / shape.groups;
+    const View dx_view = inside.of_input(View(dx, shape));
+    return of_groups(source, [&](int64_t channel, const Slice& s) {
+      Gemm g = gemm_like(inputs[0], pixel_side(dx_view, s.count));
+      set_axes(g, inside.pixels(shape.batch), s.count);
+      const Matrix d = gradient(g, channel);
+      const Matrix w = weight_matrix(weight, channel, s.column, g.pixels == Pixels::on_n);
+      g.segment[g.segments++] =
+          g.pixels == Pixels::on_m ? Segment{d, w, channel_axis(out)} : Segment{w, d, channel_axis(out)};
+      g.c = dx_view.at_channel(s.begin).with_pixels(g.pixels);
+      collapse_pixels(g);
+      return g;
+    });
+  }
+
+  // dW = dZ X^T, the columns of one input; db beside the first columns
+  Gemms weight_columns(size_t source, const at::Tensor& dw) const {
+    if (dw.numel() == 0 || inside.empty() || shape.batch == 0) return {};
+    return of_groups(source, [&](int64_t channel, const Slice& s) {
+      Gemm g = gemm_like(inputs[0], Pixels::on_k);
+      g.m = channel_axis(shape.out_channels / shape.groups), g.n = channel_axis(s.count);
+      const Matrix d = gradient(g, channel);
+      const Matrix x = inside.of_input(View(inputs[source], shape).at_channel(s.begin)).by_pixel();
+      g.segment[g.segments++] = {d, x, inside.pixels(shape.batch)};
+      g.c = weight_matrix(dw, channel, s.column, false);
+      if (db && s.column == 0) g.row_sums = db + channel * dz.itemsize;
+      collapse_pixels(g);
+      return g;
+    });
   }
 };
 
@@ -287,31 +292,63 @@ std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& 
   const DType dtype = parse_dtype(like.scalar_type());
   const bool need_bias = needed[sources + 1], need_residual = needed[sources + 2];
 
-  // dZ = dY activation'(saved) and db, in one pass over dY
-  at::Tensor dz = grad_output, db;
-  if (!linear) dz = empty_in_format_of(*saved, grad_output.sizes(), shape.batched);
+  const Interior inside(shape);
+  std::vector<at::Tensor> dx(sources);
+  at::Tensor dw, db, dz = grad_output;
+  for (size_t i = 0; i < sources; ++i) {
+    if (!needed[i]) continue;
+    dx[i] = empty_in_format_of(inputs[i], inputs[i].sizes(), shape.batched);
+    if (inside.empty() || !shape.covers_input() || shape.out_channels == 0) dx[i].zero_();
+  }
+  if (needed[sources]) dw = inside.empty() || shape.batch == 0 ? at::zeros_like(weight) : at::empty_like(weight);
   if (need_bias) db = at::empty({shape.out_channels}, like.options());
   if (need_bias && dz.numel() == 0) db.zero_();
-  if ((need_bias || !linear) && dz.numel() != 0) {
-    ActivationGrad problem;
-    problem.dtype = dtype;
-    problem.activation = params.activation;
-    problem.pixels = {{shape.batch, shape.out_size[0], shape.out_size[1], shape.out_size[2]}};
-    problem.channels = shape.out_channels;
-    problem.dy = View(grad_output, shape).by_pixel();
-    if (!linear) problem.saved = View(*saved, shape).by_pixel(), problem.dz = View(dz, shape).by_pixel();
-    if (need_bias) problem.db = db.data_ptr();
-    Steps* steps[] = {&problem.dy.row, linear ? nullptr : &problem.saved.row, linear ? nullptr : &problem.dz.row};
-    collapse(problem.pixels, steps);
-    backend.activation_grad(problem, like);
-  }
 
-  const Backward backward{backend, shape, like};
+  std::vector<Gemms> gemms;
+  std::vector<Products> products;
+  const auto set_products = [&](const Backward& backward) {
+    gemms.clear(), products.clear();
+    for (size_t i = 0; i < sources; ++i) {
+      if (needed[i]) gemms.push_back(backward.input(i, dx[i]));
+      if (needed[sources]) gemms.push_back(backward.weight_columns(i, dw));
+    }
+    for (const Gemms& g : gemms) add_launches(g, sources, products);
+  };
+  const auto gated = [&](const ActivationGrad& pass) {
+    const bool dz_needed = need_residual && !linear, db_beside_dw = dw.defined() && shape.interior_is_all();
+    if (!backend.gates || dz_needed || (need_bias && !db_beside_dw)) return false;
+    set_products({shape, inputs, weight, View(grad_output, shape), linear ? View() : View(*saved, shape),
+                  params.activation, need_bias ? static_cast<char*>(db.data_ptr()) : nullptr});
+    return !products.empty() && backend.gates(products, pass);
+  };
+
+  bool done = false;
+  if ((need_bias || !linear) && dz.numel() != 0) {
+    ActivationGrad pass;
+    pass.dtype = dtype;
+    pass.activation = params.activation;
+    pass.pixels = {{shape.batch, shape.out_size[0], shape.out_size[1], shape.out_size[2]}};
+    pass.channels = shape.out_channels;
+    pass.dy = View(grad_output, shape).by_pixel();
+    if (!linear) pass.saved = View(*saved, shape).by_pixel();
+    if (need_bias) pass.db = db.data_ptr();
+    done = gated(pass);
+    if (!done) {  // dZ = dY activation'(saved) and db, in one pass over dY
+      if (!linear) dz = empty_in_format_of(*saved, grad_output.sizes(), shape.batched);
+      if (!linear) pass.dz = View(dz, shape).by_pixel();
+      Steps* steps[] = {&pass.dy.row, linear ? nullptr : &pass.saved.row, linear ? nullptr : &pass.dz.row};
+      collapse(pass.pixels, steps);
+      backend.activation_grad(pass, like);
+    }
+  }
+  if (!done) set_products({shape, inputs, weight, View(dz, shape)});
+  for (const Products& p : products) backend.gemm(p.gemms, p.count, like);
+
   std::vector<at::Tensor> grads;
   grads.reserve(needed.size());
   for (size_t i = 0; i < sources; ++i)
-    if (needed[i]) grads.push_back(backward.input(i, inputs, weight, dz));
-  if (needed[sources]) grads.push_back(backward.weight(inputs, weight, dz));
+    if (needed[i]) grads.push_back(dx[i]);
+  if (needed[sources]) grads.push_back(dw);
   if (need_bias) grads.push_back(db);
   if (need_residual) grads.push_back(linear ? dz.clone() : dz);
   return grads;

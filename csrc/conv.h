@@ -16,6 +16,8 @@ struct Backend {
   // Computes `count` independent products of equal shape and strides (the groups of one convolution).
   void (*gemm)(const Gemm* gemms, int64_t count, const at::Tensor& like);
   void (*activation_grad)(const ActivationGrad& problem, const at::Tensor& like);
+  // Whether products with a gate and row sums, which make dZ and db themselves, replace `pass`. Null: it has none.
+  bool (*gates)(const std::vector<Products>& products, const ActivationGrad& pass) = nullptr;
 };
 
 // The arguments of one convolution but its tensors; stride and padding have one entry or one per spatial dimension.

@@ -42,13 +42,19 @@ void cuda_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
 
 void no_grad(const ActivationGrad&, const at::Tensor&) {}
 
-void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
+std::vector<Gemm> on_cuda(const Gemm* gemms, int64_t count) {
   std::vector<Gemm> products(gemms, gemms + count);
   for (Gemm& g : products) g.tf32 = allow_tf32 && g.dtype == DType::f32;
+  return products;
+}
+
+void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
+  const std::vector<Gemm> products = on_cuda(gemms, count);
   const Gemm& g = products[0];
   const GemmPlan p = plan_gemm(products.data(), count);
   const Traffic moved = traffic(g, p);
-  const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n);
+  const std::string gate = g.gate.saved.data ? " of dY" : "", rows = g.row_sums ? " with db" : "";
+  const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n) + gate + rows;
   Prediction kernel{(p.kernel == Kernel::mma ? "gemm_mma " : "gemm_fma ") + tile,
                     g.m.count(),
                     g.n.count(),
@@ -63,7 +69,7 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
                    0,
                    0,
                    0,
-                   divide_up(count * g.m.count() * g.n.count(), 256),
+                   divide_up(count * g.m.count() * partial_columns(g), 256),
                    0,
                    moved.partials,
                    Model::kLaunch + moved.partials / Model::kCache};
@@ -77,10 +83,18 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
 }
 
 void predicted_grad(const ActivationGrad& a, const at::Tensor&) {
-  const int64_t tensors = 1 + (a.saved.data != nullptr) + (a.dz.data != nullptr);
-  const double bytes = double(tensors * a.pixels.count() * a.channels * element_bytes(a.dtype));
-  predictions.push_back({"activation_backward", 0, 0, 0, plan_activation_grad(a).work(), bytes, 0,
-                         Model::kLaunch + bytes / Model::kMemory});
+  predictions.push_back(
+      {"activation_backward", 0, 0, 0, plan_activation_grad(a).work(), memory_bytes(a), 0, predict(a)});
+}
+
+bool predicted_gates(const std::vector<Products>& products, const ActivationGrad& pass) {
+  std::vector<std::vector<Gemm>> gemms;
+  std::vector<Products> computed;
+  for (const Products& p : products) {
+    gemms.push_back(on_cuda(p.gemms, p.count));
+    computed.push_back({gemms.back().data(), p.count});
+  }
+  return gates(computed, pass);
 }
 
 }  // namespace
@@ -94,7 +108,7 @@ std::vector<std::string> explain_conv(PW_CONV_ARGS) {
 
 std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, bool backward) {
   const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad};
-  const Backend recorder{"predict", predicted_gemm, predicted_grad};
+  const Backend recorder{"predict", predicted_gemm, predicted_grad, predicted_gates};
   predictions.clear(), allow_tf32 = tf32;
   const at::Tensor y = device_conv(backward ? silent : recorder, PW_CONV_PASS);
   if (backward) {

@@ -90,6 +90,13 @@ struct Segment {
   Axis k;
 };
 
+// Makes dZ = dY activation'(saved) of an operand dY as a kernel reads it, so that dZ never lies in memory. `saved` has
+// the shape of that operand; null: the operand is taken as it is.
+struct Gate {
+  Matrix saved;
+  Activation activation;
+};
+
 enum class Pixels : int32_t { on_m, on_n, on_k };  // where the long axis is
 
 struct Gemm {
@@ -106,6 +113,16 @@ struct Gemm {
   int64_t bias_step = 1;
   bool bias_on_m = true;  // one bias per row of C, else per column
   Activation activation;
+  Gate gate;
+  void* row_sums = nullptr;  // also written, the sums of A's rows, contiguous, when present: db beside dW
+
+  PW_HD bool gate_on_a() const { return pixels != Pixels::on_n; }  // the operand that has the pixels
+};
+
+// The products of one launch: equal in shape and strides, as the groups of a convolution are.
+struct Products {
+  const Gemm* gemms;
+  int64_t count;
 };
 
 // dz = dy activation'(saved) and db[c] = sum of dz over batch and pixels, in one pass; either result may be absent.

@@ -34,7 +34,9 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {
   check_launch(launch_activation_grad(problem, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
 }
 
-constexpr Backend kBackend{"cuda", gemm, activation_grad};
+bool gates(const std::vector<Products>& products, const ActivationGrad& pass) { return pw::gates(products, pass); }
+
+constexpr Backend kBackend{"cuda", gemm, activation_grad, gates};
 
 // Without the guard a kernel would start on the current device, whichever that is.
 at::Tensor conv(PW_CONV_ARGS) {

@@ -4,8 +4,11 @@
 // copies of the next two steps are under way while one is multiplied. Each operand keeps the direction in which it is
 // contiguous in memory, so that copies are as wide as its alignment allows; no layout is ever converted. 16-bit
 // elements that lie on their own (49 pixels, 3 channels, stride 2 in NCHW) are copied one by one.
+//
+// Where an operand has a gate, the saved tensor passes through stages of its own beside dY, and dZ takes dY's place
+// before the stage is multiplied.
 #pragma once
-#include "epilogue.cuh"
+#include "gate.cuh"
 #include "mma.cuh"
 #include "offsets.cuh"
 #include "position.cuh"
@@ -19,6 +22,7 @@ constexpr int kStages = 3;
 // reads at once into different banks.
 template <class T, int SIZE, bool ALONG_K>
 struct OperandTile {
+  using Element = T;
   static constexpr bool kAlongK = ALONG_K;
   static constexpr int kSize = SIZE, kDepth = kStepBytes / sizeof(T);
   static constexpr int kPitch = ALONG_K ? kDepth + 16 / int(sizeof(T)) : SIZE + 8;
@@ -56,15 +60,21 @@ struct GemmMma {
   using Sums = float[kBlocksM][kBlocksN][4];
   using At = Position<kDepth>;
 
+  // An operand in shared memory, and where its elements lie outside.
+  template <class Tile>
+  struct Operand {
+    Tile stage[kStages];
+    int64_t k[2][kDepth];       // offsets, by step
+    int64_t x[2][Tile::kSize];  // and by segment
+  };
   struct Stages {
-    TileA a[kStages];
-    TileB b[kStages];
-    int64_t a_k[2][kDepth], b_k[2][kDepth];  // offsets, by step
-    int64_t a_m[2][kTileM], b_n[2][kTileN];  // and by segment
+    Operand<TileA> a;
+    Operand<TileB> b;
   };
   struct Output {
     alignas(16) float sum[kPartRows][kTileN + 8];
     float bias[kTileM > kTileN ? kTileM : kTileN];
+    float row_sum[kThreads / kTileM][kTileM];
     int64_t c_m[kTileM], c_n[kTileN], z_m[kTileM], z_n[kTileN], residual_m[kTileM], residual_n[kTileN];
   };
   struct Shared {
@@ -74,25 +84,45 @@ struct GemmMma {
       Output output;
     };
   };
+  // What a launch asks for where an operand has a gate.
+  struct GatedShared : Shared {
+    union {
+      Operand<TileA> saved_a;
+      Operand<TileB> saved_b;
+    };
+  };
 
   const Gemm& g;
   const GemmLaunch& launch;
   Shared& shared;
   const int warp_m = thread_index() / 32 % Traits::kWarpsM, warp_n = thread_index() / 32 / Traits::kWarpsM;
 
+  PW_DEVICE bool has_gate() const { return g.gate.saved.data; }
+  PW_DEVICE static GatedShared& gated() { return shared_memory<GatedShared>(); }
+
   PW_DEVICE void fill_step(const At& at, int slot) {
     const Segment& s = g.segment[at.segment];
-    const int i = thread_index() % kDepth;
-    if (thread_index() < kDepth)
-      shared.stages.a_k[slot][i] = offset_or_outside(s.k, s.a.col, at.k + i);
-    else if (thread_index() < 2 * kDepth)
-      shared.stages.b_k[slot][i] = offset_or_outside(s.k, s.b.row, at.k + i);
+    const Matrix& saved = g.gate.saved;
+    const int i = thread_index() % kDepth, operand = thread_index() / kDepth;
+    if (operand == 0)
+      shared.stages.a.k[slot][i] = offset_or_outside(s.k, s.a.col, at.k + i);
+    else if (operand == 1)
+      shared.stages.b.k[slot][i] = offset_or_outside(s.k, s.b.row, at.k + i);
+    else if (operand == 2 && has_gate() && g.gate_on_a())
+      gated().saved_a.k[slot][i] = offset_or_outside(s.k, saved.col, at.k + i);
+    else if (operand == 2 && has_gate())
+      gated().saved_b.k[slot][i] = offset_or_outside(s.k, saved.row, at.k + i);
   }
 
   PW_DEVICE void fill_segment(const At& at) {
     const Segment& s = g.segment[at.segment];
-    fill_offsets<kTileM, kThreads>(shared.stages.a_m[at.table], g.m, s.a.row, shared.work.m0);
-    fill_offsets<kTileN, kThreads>(shared.stages.b_n[at.table], g.n, s.b.col, shared.work.n0);
+    const Matrix& saved = g.gate.saved;
+    fill_offsets<kTileM, kThreads>(shared.stages.a.x[at.table], g.m, s.a.row, shared.work.m0);
+    fill_offsets<kTileN, kThreads>(shared.stages.b.x[at.table], g.n, s.b.col, shared.work.n0);
+    if (has_gate() && g.gate_on_a())
+      fill_offsets<kTileM, kThreads>(gated().saved_a.x[at.table], g.m, saved.row, shared.work.m0);
+    else if (has_gate())
+      fill_offsets<kTileN, kThreads>(gated().saved_b.x[at.table], g.n, saved.col, shared.work.n0);
   }
 
   // Copies a step of one operand, BYTES at a time. `left_x` and `left_k`: how many there are from the tile's start on.
@@ -130,20 +160,44 @@ struct GemmMma {
       copy<sizeof(T)>(data, side, depth, left_x, left_k, to);
   }
 
+  // Starts the copies of a step of one operand, and by the same code of what was saved beside it.
+  template <class Tile, class Saved>
+  PW_DEVICE void start_operand(const At& at, int slot, int stage, const OperandAccess& access, void* data, int64_t step,
+                               int64_t left_x, Operand<Tile>& operand, bool has_saved, Saved saved) {
+    const int64_t left_k = g.segment[at.segment].k.count() - at.k;
+#pragma unroll 1
+    for (int i = 0; i <= has_saved; ++i) {
+      Operand<Tile>& to = i ? saved() : operand;
+      const T* from = i ? Operands<T>::moved(g.gate.saved.data, launch.groups.saved, shared.work.group)
+                        : Operands<T>::moved(data, step, shared.work.group);
+      copy_as(access.bytes, from, to.x[at.table], to.k[slot], left_x, left_k, to.stage[stage]);
+    }
+  }
+
   PW_DEVICE void start_copies(const At& at, int slot, int stage) {
     const Segment& s = g.segment[at.segment];
-    Stages& to = shared.stages;
-    const int64_t left_k = s.k.count() - at.k;
-    copy_as(launch.plan.access.a.bytes, Operands<T>::moved(s.a.data, launch.groups.a[at.segment], shared.work.group),
-            to.a_m[at.table], to.a_k[slot], g.m.count() - shared.work.m0, left_k, to.a[stage]);
-    copy_as(launch.plan.access.b.bytes, Operands<T>::moved(s.b.data, launch.groups.b[at.segment], shared.work.group),
-            to.b_n[at.table], to.b_k[slot], g.n.count() - shared.work.n0, left_k, to.b[stage]);
+    start_operand(at, slot, stage, launch.plan.access.a, s.a.data, launch.groups.a[at.segment],
+                  g.m.count() - shared.work.m0, shared.stages.a, has_gate() && g.gate_on_a(),
+                  [&]() -> Operand<TileA>& { return gated().saved_a; });
+    start_operand(at, slot, stage, launch.plan.access.b, s.b.data, launch.groups.b[at.segment],
+                  g.n.count() - shared.work.n0, shared.stages.b, has_gate() && !g.gate_on_a(),
+                  [&]() -> Operand<TileB>& { return gated().saved_b; });
   }
+
+  PW_DEVICE void apply_gate(int stage) {
+    if (g.gate_on_a())
+      pw::apply_gate<kThreads>(g.gate.activation, shared.stages.a.stage[stage], gated().saved_a.stage[stage]);
+    else
+      pw::apply_gate<kThreads>(g.gate.activation, shared.stages.b.stage[stage], gated().saved_b.stage[stage]);
+  }
+
+  // The blocks of the first column of tiles add up A's rows.
+  PW_DEVICE bool adds_rows() const { return g.row_sums && shared.work.n0 == 0; }
 
   // sum += A B over the kDepth values of k of a stage
   PW_DEVICE void multiply(int stage, Sums& sum) const {
-    const TileA& tile_a = shared.stages.a[stage];
-    const TileB& tile_b = shared.stages.b[stage];
+    const TileA& tile_a = shared.stages.a.stage[stage];
+    const TileB& tile_b = shared.stages.b.stage[stage];
 #pragma unroll(Multiply::kPromotes ? 1 : kDepth / Multiply::kDepth)
     for (int k = 0; k < kDepth; k += Multiply::kDepth) {
       typename Multiply::A a[kBlocksM];
@@ -170,8 +224,8 @@ struct GemmMma {
         for (int e = 0; e < 4; ++e) to[i][j][e] += from[i][j][e], from[i][j][e] = 0;
   }
 
-  // The sum over this split's share of k.
-  PW_DEVICE void accumulate(Sums& sum) {
+  // The sum over this split's share of k, and this thread's part of a row of A.
+  PW_DEVICE void accumulate(Sums& sum, float& rows) {
     const int64_t first = shared.work.split * launch.plan.steps_per_split;
     const int64_t rest = launch.plan.steps - first, share = launch.plan.steps_per_split;
     At load_at(g, first, rest < share ? rest : share);  // the step whose offsets are in the tables
@@ -199,6 +253,11 @@ struct GemmMma {
       load_next(next);
       next = next + 1 == kStages ? 0 : next + 1;
       if (step < 0) continue;
+      if (has_gate()) {
+        apply_gate(stage);
+        sync_threads();  // dZ is complete
+      }
+      if (adds_rows()) rows += add_row<kThreads>(shared.stages.a.stage[stage]);
       if constexpr (Multiply::kPromotes) {
         multiply(stage, part);
         if (step % kPromoteSteps == kPromoteSteps - 1 || step + 1 == steps) move(part, sum);
@@ -210,12 +269,26 @@ struct GemmMma {
     sync_threads();  // the stages' memory becomes the output's
   }
 
+  PW_DEVICE void write_row_sums(float rows, float* partials) {
+    Output& out = shared.output;
+    const int64_t i = thread_index(), m = shared.work.m0 + i;
+    out.row_sum[i / kTileM][i % kTileM] = rows;
+    sync_threads();  // all parts of a row are there
+    if (i >= kTileM || m >= g.m.count()) return;
+    float sum = 0;
+    for (int part = 0; part < kThreads / kTileM; ++part) sum += out.row_sum[part][i];
+    if (partials)
+      partials[m * partial_columns(g) + g.n.count()] = sum;
+    else
+      Operands<T>::moved(g.row_sums, launch.groups.row_sums, shared.work.group)[m] = narrow<T>(sum);
+  }
+
   // Writes the tile part by part through shared memory, for each thread to write `RUN` neighbours.
   template <int RUN>
   PW_DEVICE void write_part(int part, const Operands<T>& to, float* partials) {
     constexpr int kRuns = kTileN / RUN;
     Output& out = shared.output;
-    const int64_t m_count = g.m.count(), n_count = g.n.count();
+    const int64_t m_count = g.m.count(), n_count = g.n.count(), columns = partial_columns(g);
 #pragma unroll 1
     for (int e = thread_index(); e < kPartRows * kRuns; e += kThreads) {
       const int row = e / kRuns, x = e % kRuns * RUN;
@@ -229,7 +302,7 @@ struct GemmMma {
       if (partials) {
 #pragma unroll
         for (int i = 0; i < RUN; ++i)
-          if (i < count) partials[m * n_count + n + i] = v[i];
+          if (i < count) partials[m * columns + n + i] = v[i];
         continue;
       }
       if (to.bias) {
@@ -242,7 +315,7 @@ struct GemmMma {
     }
   }
 
-  PW_DEVICE void write(const Sums& sum) {
+  PW_DEVICE void write(const Sums& sum, float rows) {
     Output& out = shared.output;
     const Operands<T> to(g, launch.groups, shared.work.group);
     const int64_t m0 = shared.work.m0, n0 = shared.work.n0, m_count = g.m.count(), n_count = g.n.count();
@@ -260,8 +333,9 @@ struct GemmMma {
       }
     const int64_t share = shared.work.group * launch.plan.splits + shared.work.split;
     float* partials =
-        launch.plan.splits > 1 ? static_cast<float*>(launch.workspace) + share * m_count * n_count : nullptr;
+        launch.plan.splits > 1 ? static_cast<float*>(launch.workspace) + share * m_count * partial_columns(g) : nullptr;
     const int run = partials ? 1 : launch.plan.access.c / int(sizeof(T));
+    if (adds_rows()) write_row_sums(rows, partials);
     const int lane = thread_index() % 32;
 #pragma unroll 1
     for (int part = 0; part < kBlocksM; ++part) {
@@ -295,9 +369,10 @@ gemm_mma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};
   for (int64_t work = block_index(); work < launch.plan.work(); work += grid_size()) {
     typename Kernel::Sums sum = {};
+    float rows = 0;
     select_work(g, launch.plan, work, kernel.shared.work);
-    kernel.accumulate(sum);
-    kernel.write(sum);
+    kernel.accumulate(sum, rows);
+    kernel.write(sum, rows);
   }
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <set>
+#include <map>
 #include <type_traits>
 #include <utility>
 
@@ -111,14 +111,15 @@ PW_DEVICE uint32_t round_tf32(float v) {
   return bits;
 }
 
-// More than 48 KiB have to be asked for, once for each kernel and device.
+// More than 48 KiB have to be asked for, once for each kernel and device and the most it is launched with.
 inline cudaError_t ask_for_shared_memory(const void* kernel, size_t bytes) {
-  static thread_local std::set<std::pair<const void*, int>> granted;
+  static thread_local std::map<std::pair<const void*, int>, size_t> granted;
   int device = 0;
   if (const cudaError_t error = cudaGetDevice(&device)) return error;
-  if (granted.count({kernel, device})) return cudaSuccess;
+  size_t& had = granted[{kernel, device}];
+  if (had >= bytes) return cudaSuccess;
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  if (error == cudaSuccess) granted.insert({kernel, device});
+  if (error == cudaSuccess) had = bytes;
   return error;
 }
 

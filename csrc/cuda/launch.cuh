@@ -12,7 +12,7 @@ namespace pw {
 template <class T>
 const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t groups, int64_t splits,
                           Stream stream, const Tuning& tuning) {
-  const int64_t blocks = divide_up(groups * g.m.count() * g.n.count(), kReduceThreads);
+  const int64_t blocks = divide_up(groups * g.m.count() * partial_columns(g), kReduceThreads);
   return launch_kernel<NoSharedMemory>(reduce<T>, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps,
                                        partials, groups, splits);
 }
@@ -33,8 +33,11 @@ template <class T, bool STRICT>
 const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    return launch_kernel<typename GemmMma<Traits>::Shared>(
-        gemm_mma<Traits>, std::min(launch.plan.work(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
+    using Kernel = GemmMma<Traits>;
+    const auto start = g.gate.saved.data ? launch_kernel<typename Kernel::GatedShared, Gemm, GemmLaunch>
+                                         : launch_kernel<typename Kernel::Shared, Gemm, GemmLaunch>;
+    return start(gemm_mma<Traits>, std::min(launch.plan.work(), tuning.max_blocks), Traits::kThreads, stream, g,
+                 launch);
   };
   const auto with_tile = [&](auto a_along_k, auto b_along_k) {
     constexpr bool kA = decltype(a_along_k)::value, kB = decltype(b_along_k)::value;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../activation.h"
 #include "access.h"
 
 namespace pw {
@@ -18,12 +19,14 @@ struct Tuning {
   int tile = -1;                  // of candidate_tiles(); -1: the fastest by prediction
   int64_t splits = 0;             // shares of the sum over k; 0: as predicted
   bool fma = false;               // float32 by gemm_fma, which the other kernel is checked against
+  int gate = -1;                  // 0: a pass of its own for dZ; 1: none; -1: as predicted
 };
 
 // Assumed of an H200, in bytes and operations per microsecond, until a GPU has measured them.
 struct Model {
   static constexpr double kMemory = 4.3e6, kCache = 5.5e6;  // device memory; second-level cache
   static constexpr double kHalf = 490e6, kTf32 = 245e6, kStrict = 83e6, kFma = 60e6;
+  static constexpr double kClip = 2.5e6, kCurve = 0.5e6;        // derivatives: by comparisons; by functions
   static constexpr double kLaunch = 2, kStep = 0.3, kTile = 1;  // us: a kernel; one step's latency; a tile's ends
 };
 
@@ -42,6 +45,9 @@ constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
 constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// Partial sums have a column for row sums.
+PW_HD int64_t partial_columns(const Gemm& g) { return g.n.count() + (g.row_sums != nullptr); }
+
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
 // C is cut into tiles, and where they are too few for the GPU the sum over k into `splits` shares, whose partial sums
@@ -69,6 +75,19 @@ inline double operations_per_us(Kernel kernel, const Gemm& g) {
   return g.dtype != DType::f32 ? Model::kHalf : g.tf32 ? Model::kTf32 : Model::kStrict;
 }
 
+// Rows or columns of a tile that have a gate.
+inline int gate_side(const Gemm& g, const Tile& tile) {
+  return !g.gate.saved.data ? 0 : g.gate_on_a() ? tile.m : tile.n;
+}
+
+// Blocks of gemm_mma that a multiprocessor's 227 KiB hold: less where stages of what was saved lie beside those of dY.
+inline int blocks_held(const Gemm& g, const Tile& tile) {
+  const int gate = gate_side(g, tile), bytes = (3 * (kStepBytes + 16) + 16) * (tile.m + tile.n + gate) + (3 << 10);
+  return gate ? std::min(tile.blocks, std::max(1, (227 << 10) / bytes)) : tile.blocks;
+}
+
+inline double derivatives_per_us(const Activation& a) { return clips(a) ? Model::kClip : Model::kCurve; }
+
 // Bytes that a plan moves: from and to device memory if every operand is read once, and to the tiles, from the cache.
 struct Traffic {
   double memory, operands, partials;
@@ -78,21 +97,27 @@ inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
   const double m = double(g.m.count()), n = double(g.n.count()), k = double(p.steps * p.tile_k);
   const double bytes = double(element_bytes(g.dtype)), groups = double(p.groups);
   const double results = m * n * (1 + (g.z.data != nullptr) + (g.residual.data != nullptr));
-  return {groups * (k * (m + n) + results) * bytes,
-          groups * double(p.tiles_m) * double(p.tiles_n) * (p.tile_m + p.tile_n) * k * bytes,
-          p.splits == 1 ? 0 : 2 * groups * double(p.splits) * m * n * double(accumulator_bytes(g.dtype))};
+  const double saved = !g.gate.saved.data ? 0 : g.gate_on_a() ? m : n;
+  const double columns = double(partial_columns(g));
+  return {groups * (k * (m + n + saved) + results) * bytes,
+          groups * double(p.tiles_m) * double(p.tiles_n) *
+              double(p.tile_m + p.tile_n + gate_side(g, {p.tile_m, p.tile_n, 0})) * k * bytes,
+          p.splits == 1 ? 0 : 2 * groups * double(p.splits) * m * columns * double(accumulator_bytes(g.dtype))};
 }
 
 // The longest of: device memory; the waves of tiles, each the longest of its products, its operands from the cache and
 // the latency of its steps. Then the partial sums.
 inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
   const Traffic moved = traffic(g, p);
-  const double share = double(tuning.multiprocessors) * tile.blocks, depth = double(p.steps_per_split * p.tile_k);
+  const int gate = gate_side(g, tile);
+  const double share = double(tuning.multiprocessors) * blocks_held(g, tile);
+  const double depth = double(p.steps_per_split * p.tile_k);
   const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
-  const double operands = (tile.m + tile.n) * depth * double(element_bytes(g.dtype)) * share / Model::kCache;
+  const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation);
+  const double operands = (tile.m + tile.n + gate) * depth * double(element_bytes(g.dtype)) * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
   const double latency = double(p.steps_per_split) * Model::kStep;
-  const double tiles = waves * (std::max({products, operands, latency}) + Model::kTile);
+  const double tiles = waves * (std::max({products + derivatives, operands, latency}) + Model::kTile);
   const double partial = p.splits == 1 ? 0 : Model::kLaunch + moved.partials / Model::kCache;
   return Model::kLaunch + std::max(moved.memory / Model::kMemory, tiles) + partial;
 }
@@ -114,12 +139,16 @@ inline GemmPlan plan_tile(const Gemm& g, const GemmPlan& base, int index, const 
   return best;
 }
 
+inline Kernel kernel_of(const Gemm& g, const Tuning& tuning) {
+  return g.dtype == DType::f64 || (g.dtype == DType::f32 && tuning.fma) ? Kernel::fma : Kernel::mma;
+}
+
 // `count` products at equal distances; a plan per candidate, in the order of candidate_tiles().
 inline std::vector<GemmPlan> gemm_plans(const Gemm* gemms, int64_t count, const Tuning& tuning) {
   const Gemm& g = *gemms;
   GemmPlan base;
   base.groups = count;
-  base.kernel = g.dtype == DType::f64 || (g.dtype == DType::f32 && tuning.fma) ? Kernel::fma : Kernel::mma;
+  base.kernel = kernel_of(g, tuning);
   base.tile_k = base.kernel == Kernel::fma ? kTileK : int(kStepBytes / element_bytes(g.dtype));
   for (int s = 0; s < g.segments; ++s) base.steps += divide_up(g.segment[s].k.count(), base.tile_k);
   base.access = access_of(gemms, count);
@@ -137,7 +166,7 @@ inline GemmPlan plan_gemm(const Gemm* gemms, int64_t count, const Tuning& tuning
 }
 
 inline size_t workspace_bytes(const GemmPlan& p, const Gemm& g) {
-  return p.splits == 1 ? 0 : p.groups * p.splits * g.m.count() * g.n.count() * accumulator_bytes(g.dtype);
+  return p.splits == 1 ? 0 : p.groups * p.splits * g.m.count() * partial_columns(g) * accumulator_bytes(g.dtype);
 }
 
 // One line: the kernel, its tile and shares, the time predicted, and that of the others.
@@ -175,6 +204,39 @@ inline ActivationGradPlan plan_activation_grad(const ActivationGrad& a, const Tu
   p.tiles_per_chunk = std::max<int64_t>(1, divide_up(pixel_tiles, 2 * tuning.multiprocessors));
   p.chunks = divide_up(pixel_tiles, p.tiles_per_chunk);
   return p;
+}
+
+inline double memory_bytes(const ActivationGrad& a) {
+  const int tensors = a.saved.data ? 3 : 1;  // dY, and what was saved and dZ
+  return double(tensors) * double(a.pixels.count()) * double(a.channels) * double(element_bytes(a.dtype));
+}
+
+// Its own launch and that of the sum of db's shares.
+inline double predict(const ActivationGrad& a) {
+  const double derivatives =
+      a.saved.data ? double(a.pixels.count() * a.channels) / derivatives_per_us(a.activation) : 0;
+  return Model::kLaunch * (1 + (a.db != nullptr)) + std::max(memory_bytes(a) / Model::kMemory, derivatives);
+}
+
+// Whether products that work dZ out themselves, and add up db, beat `pass` and products of the dZ that it writes. A
+// layout that differs between dY and what was saved is for the pass, which reads each in its own order.
+inline bool gates(const std::vector<Products>& products, const ActivationGrad& pass, const Tuning& tuning = {}) {
+  double gain = predict(pass);
+  for (const Products& p : products) {
+    if (kernel_of(*p.gemms, tuning) == Kernel::fma || tuning.gate == 0) return false;
+    const Gemm& g = *p.gemms;
+    // Beyond the ends of dY there are zeros, which have to stay zeros.
+    if (!(activation_grad(g.gate.activation, 0.0, 0.0) == 0)) return false;
+    if (tuning.gate == 1) continue;
+    const Matrix &dy = g.gate_on_a() ? g.segment[0].a : g.segment[0].b, &saved = g.gate.saved;
+    const auto last = [](const Steps& s) { return s.step[kRank - 1]; };
+    if (saved.data && (last(saved.row) != last(dy.row) || last(saved.col) != last(dy.col))) return false;
+    gain -= plan_gemm(p.gemms, p.count, tuning).microseconds;
+    std::vector<Gemm> plain(p.gemms, p.gemms + std::min<int64_t>(p.count, 2));  // a plan looks at no more
+    for (Gemm& of_dz : plain) of_dz.gate = {}, of_dz.row_sums = nullptr;
+    gain += plan_gemm(plain.data(), p.count, tuning).microseconds;
+  }
+  return tuning.gate == 1 || gain > 0;
 }
 
 inline size_t workspace_bytes(const ActivationGradPlan& p, const ActivationGrad& a) {

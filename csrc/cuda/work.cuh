@@ -9,7 +9,7 @@ namespace pw {
 struct GemmLaunch {
   GemmPlan plan;
   GroupSteps groups;
-  void* workspace;  // partial sums (groups, splits, m, n), contiguous, where plan.splits > 1
+  void* workspace;  // partial sums (groups, splits, m, partial_columns), contiguous, where plan.splits > 1
 };
 
 struct Work {

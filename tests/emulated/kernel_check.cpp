@@ -94,6 +94,52 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
   return true;
 }
 
+// A product that takes dZ of dY and what was saved, both with tails and pitches of their own, and the sums of its rows.
+template <class T>
+bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tuning, emulate::Schedule schedule,
+                bool a_by_k, bool b_by_k, int64_t pitch = 1) {
+  Gemm g;
+  g.dtype = sizeof(T) == 2 ? DType::bf16 : DType::f32;
+  g.pixels = pixels;
+  g.m = axis(m), g.n = axis(n);
+  Segment& s = g.segment[g.segments++];
+  s.k = axis(k);
+  s.a = padded<T>(m, k, a_by_k, pitch), s.b = padded<T>(k, n, !b_by_k, pitch);
+  const bool on_a = g.gate_on_a();
+  const int64_t other = pitch == 1 ? 2 : 1;
+  g.gate.saved = on_a ? padded<T>(m, k, a_by_k, other) : padded<T>(k, n, !b_by_k, other);
+  g.gate.activation.kind = Act::relu6;
+  g.c = padded<T>(m, n, true, pitch, false);
+  T* row_sums = unwritten<T>(m);
+  g.row_sums = row_sums;
+  const GemmPlan plan = plan_gemm(&g, 1, tuning);
+  std::vector<char> workspace(workspace_bytes(plan, g));
+  if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
+  const auto gated = [&](float dy, int64_t row, int64_t column) {
+    const float saved = at<T>(g.gate.saved, row, column);
+    return saved <= 0 || saved >= 6 ? 0 : dy;
+  };
+  const auto right = [&](T got, float want, const char* what, int64_t i, int64_t j) {
+    if (widen(got) == widen(narrow<T>(want))) return true;
+    std::printf("gate %ldx%ldx%ld: %s[%ld, %ld] is %g, expected %g\n", long(m), long(n), long(k), what, long(i),
+                long(j), widen(got), want);
+    return false;
+  };
+  for (int64_t i = 0; i < m; ++i) {
+    float rows = 0;
+    for (int64_t l = 0; l < k; ++l) rows += on_a ? gated(at<T>(s.a, i, l), i, l) : at<T>(s.a, i, l);
+    if (!right(row_sums[i], rows, "row_sums", i, 0)) return false;
+    for (int64_t j = 0; j < n; ++j) {
+      float want = 0;
+      for (int64_t l = 0; l < k; ++l)
+        want +=
+            on_a ? gated(at<T>(s.a, i, l), i, l) * at<T>(s.b, l, j) : at<T>(s.a, i, l) * gated(at<T>(s.b, l, j), l, j);
+      if (!right(narrow<T>(at<T>(g.c, i, j)), want, "C", i, j)) return false;
+    }
+  }
+  return true;
+}
+
 bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tuning, emulate::Schedule schedule) {
   ActivationGrad a;
   a.activation.kind = Act::relu;
@@ -154,14 +200,35 @@ bool check_operands() {
   return true;
 }
 
+// What a backward pass launches: dX and dW in both layouts, in one share and in several, at several alignments.
+bool check_gates(emulate::Schedule schedule) {
+  const Tuning one{1, 1, 0, 1}, shares{3, 2, 3, 3};
+  return check_gate<bf16>(70, 136, 96, Pixels::on_n, one, schedule, false, false) &&
+         check_gate<bf16>(136, 70, 95, Pixels::on_m, one, schedule, true, false, 8) &&
+         check_gate<bf16>(70, 66, 300, Pixels::on_k, shares, schedule, true, true, 4) &&
+         check_gate<bf16>(70, 66, 300, Pixels::on_k, shares, schedule, false, false) &&
+         check_gate<float>(70, 140, 90, Pixels::on_k, {3, 2, 1, 2}, schedule, true, true);
+}
+bool check_gated_tiles() {
+  for (int tile = 0; tile < 6; ++tile)
+    for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}})
+      for (const Pixels pixels : {Pixels::on_n, Pixels::on_k})
+        if (!check_gate<bf16>(70, 132, 96, pixels, {1, 1, tile, 1}, {}, a_by_k, b_by_k) ||
+            !check_gate<float>(34, 70, 44, pixels, {1, 1, tile, 1}, {}, a_by_k, b_by_k))
+          return false;
+  return true;
+}
+
 }  // namespace
 
 int main() {
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
-    if (!check_fma(schedule) || !check_mma(schedule) || !check_activation_grad(200, 40, {8, 3}, schedule)) return 1;
+    if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) ||
+        !check_activation_grad(200, 40, {8, 3}, schedule))
+      return 1;
   }
-  if (!check_operands()) return 1;
+  if (!check_operands() || !check_gated_tiles()) return 1;
   if (!check_distances()) return std::printf("unequal distances between products are not refused\n"), 1;
   return 0;
 }

@@ -35,7 +35,11 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor&) {
   check(launch_activation_grad(problem, memory.data_ptr(), &schedule, tuning));
 }
 
-constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad};
+bool gates(const std::vector<Products>& products, const ActivationGrad& pass) {
+  return pw::gates(products, pass, tuning);
+}
+
+constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates};
 
 ConvParams params(at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups, c10::string_view activation,
                   double alpha, double beta) {
@@ -105,9 +109,9 @@ std::vector<int64_t> access(const at::Tensor& a, const at::Tensor& b, const at::
   return {all.a.along_k, all.a.bytes, all.b.along_k, all.b.bytes, all.c};
 }
 
-void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32) {
+void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32, int64_t gate) {
   tuning = kTuning;
-  tuning.tile = int(tile), tuning.splits = splits, tuning.fma = fma, tf32 = use_tf32;
+  tuning.tile = int(tile), tuning.splits = splits, tuning.fma = fma, tuning.gate = int(gate), tf32 = use_tf32;
 }
 
 void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
@@ -127,7 +131,7 @@ TORCH_LIBRARY(pointwise_ext_emulated, m) {
   m.def("explain(int m, int n, int k, int groups, ScalarType dtype) -> str", pw::explain);
   m.def("plans(int m, int n, int k, int groups, ScalarType dtype) -> int[][]", pw::plans);
   m.def("access(Tensor a, Tensor b, Tensor c) -> int[]", pw::access);
-  m.def("set_tuning(int tile, int splits, bool fma, bool tf32) -> ()", pw::set_tuning);
+  m.def("set_tuning(int tile, int splits, bool fma, bool tf32, int gate=-1) -> ()", pw::set_tuning);
   m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pointwise_ext as pw
-from tests.emulated.cases import BASE, CASES
+from tests.emulated.cases import BASE, CASES, GATED
 from tests.problem import gradients
 from tests.tolerance import assert_bitwise_equal, assert_equal
 
@@ -18,6 +18,52 @@ pytestmark = pytest.mark.emulated
 @pytest.mark.parametrize("case", CASES)
 def test_case(case: str, emulated) -> None:
     CASES[case].check(emulated)
+
+
+@pytest.mark.parametrize("case", GATED)
+def test_products_make_dz(case: str, emulated, emulated_ops) -> None:
+    """dX, dW and db of dY and what was saved, where the plan would rather write dZ too."""
+    emulated_ops.set_tuning(-1, 0, False, False, 1)
+    GATED[case].check(emulated)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", None])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dz_in_memory_or_not(dtype: str, activation: str | None, layout: str, emulated, emulated_ops) -> None:
+    problem = replace(BASE, channels=(40, 30), dtype=dtype, layout=layout, activation=activation)
+    t = problem.placed()
+    t["x1"][0, 3, 2] = torch.nan
+    t["dy"][1, 5, 0] = torch.nan
+    t["dy"][1, 6, 0] = torch.inf
+    results = []
+    for gate in (0, 1):
+        emulated_ops.set_tuning(0, 3, False, False, gate)
+        results.append(gradients(emulated, t, problem.options))
+    for name in ("x0", "x1", "weight"):  # the pass adds db up in another order
+        assert torch.equal(results[0][name].nan_to_num(nan=7.0), results[1][name].nan_to_num(nan=7.0)), name
+
+
+@pytest.mark.parametrize("tile", range(6))
+def test_every_tile_makes_dz(tile: int, emulated, emulated_ops) -> None:
+    for dtype, layout in (("float32", "contiguous"), ("bfloat16", "channels_last")):
+        problem = replace(BASE, channels=(100,), size=(6, 9), dtype=dtype, layout=layout)
+        for splits in (1, 3):
+            emulated_ops.set_tuning(tile, splits, False, False, 1)
+            problem.check(emulated)
+
+
+@pytest.mark.parametrize("needed", ["x0", "weight", "bias"])
+def test_only_what_is_needed(needed: str, emulated, emulated_ops) -> None:
+    problem = replace(BASE, integers=True)
+    t = problem.placed()
+    want = gradients(pw.reference.pointwise_conv, {n: v.double() for n, v in t.items()}, problem.options)[needed]
+    for gate in (-1, 0, 1):
+        emulated_ops.set_tuning(-1, 0, False, False, gate)
+        leaves = {name: v.detach().requires_grad_(name == needed) for name, v in t.items()}
+        y = emulated(leaves["x0"], leaves["weight"], leaves["bias"], **problem.options)
+        (got,) = torch.autograd.grad(y, leaves[needed], t["dy"])
+        assert_equal(got, want, needed)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +129,7 @@ def test_extreme_values(tf32: bool, emulated, emulated_ops) -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("gradient", ["contiguous", "channels_last", "transposed", "expanded"])
-def test_gradient_in_another_format(gradient: str, layout: str, emulated) -> None:
+def test_gradient_in_another_format(gradient: str, layout: str, emulated, emulated_ops) -> None:
     problem = replace(BASE, layout=layout, integers=True)  # exact, whatever the order of the sums
     t = problem.placed()
     t["dy"] = {
@@ -93,8 +139,10 @@ def test_gradient_in_another_format(gradient: str, layout: str, emulated) -> Non
         "expanded": lambda dy: torch.full((), 3.0).expand(dy.shape),  # as from y.sum()
     }[gradient](t["dy"])
     want = gradients(pw.reference.pointwise_conv, {name: v.double() for name, v in t.items()}, problem.options)
-    for name, value in gradients(emulated, t, problem.options).items():
-        assert_equal(value, want[name], name)
+    for gate in (-1, 1):
+        emulated_ops.set_tuning(-1, 0, False, False, gate)
+        for name, value in gradients(emulated, t, problem.options).items():
+            assert_equal(value, want[name], name)
 
 
 def test_nan_passes_relu(emulated) -> None:

@@ -20,6 +20,7 @@ COMMON = {
     "missing_barrier": ("gemm_fma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
     "wrong_wait": ("gemm_fma.cuh", "copy_async_wait<0>();", "copy_async_wait<1>();"),
     "mma_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
+    "gate_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // dZ is complete", "// dZ is complete"),
     "mma_wrong_wait": ("gemm_mma.cuh", "copy_async_wait<kStages - 2>();", "copy_async_wait<kStages - 1>();"),
 }
 OTHERS = {
@@ -36,6 +37,12 @@ OTHERS = {
     "mma_copy_beyond_the_end": ("gemm_mma.cuh", "int(left < V ? left : V)", "V"),
     "mma_lost_sums": ("gemm_mma.cuh", " || step + 1 == steps", ""),
     "mma_wrong_fragment": ("mma.cuh", "tile.at(x + row + below, k + right)", "tile.at(x + row + right, k + below)"),
+    "gate_of_another_stage": ("gemm_mma.cuh", "gated().saved_a.stage[stage]);", "gated().saved_a.stage[0]);"),
+    "gate_of_other_strides": ("gemm_mma.cuh", "saved.row, shared.work.m0", "s.a.row, shared.work.m0"),
+    "gate_beyond_the_end": ("gemm_mma.cuh", "offset_or_outside(s.k, saved.col,", "offset(s.k, saved.col,"),
+    "gate_read_too_wide": ("access.h", "if (saved.data && g.gate_on_a())", "if (!saved.data)"),
+    "row_sums_barrier": ("gemm_mma.cuh", f"{BARRIER}  // all parts of a row", "// all parts of a row"),
+    "row_sums_lost": ("reduce.cuh", "if (n == g.n.count()) {", "if (n == g.n.count()) {\n      continue;"),
     "run_beyond_the_end": ("epilogue.cuh", "if (i < count) to[i] = v[i];", "to[i] = v[i];"),
     "tables_of_the_last_segment": ("position.cuh", "k = 0, table ^= 1;", "k = 0;"),
     "lost_share": ("reduce.cuh", "s < splits; ++s", "s < splits - 1; ++s"),

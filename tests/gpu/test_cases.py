@@ -38,8 +38,23 @@ def test_layer(dtype: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_bitwise_repeatable(layout: str) -> None:
-    problem = replace(LAYER, layout=layout, dtype="float16")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_products_make_dz(dtype: str, layout: str) -> None:
+    problem = replace(LAYER, dtype=dtype, layout=layout, activation="relu")
+    problem.check()
+    t = problem.placed()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        gradients(pw.pointwise_conv, t, problem.options)
+        torch.cuda.synchronize()
+    kernels = " ".join(event.key for event in profile.key_averages())
+    assert "gemm_mma" in kernels
+    assert "activation_backward" not in kernels
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_bitwise_repeatable(activation: str, layout: str) -> None:
+    problem = replace(LAYER, layout=layout, dtype="float16", activation=activation)
     first = gradients(pw.pointwise_conv, problem.placed(), problem.options)
     for _ in range(3):
         again = gradients(pw.pointwise_conv, problem.placed(), problem.options)
