@@ -3,6 +3,7 @@ activation, where nobody else reads the values between."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..arguments import MAX_INPUTS
 from ..modules import _PointwiseConv
 from .match import (
     BATCH_NORMS,
+    CONVS,
     SAVE_RESULT,
     activation,
     addition,
@@ -24,7 +26,7 @@ from .match import (
     why_not_folded,
 )
 from .memory import is_overwritten, is_written, storage
-from .modules import replacement
+from .modules import folded, replacement
 from .report import Fused, FusionReport, Left
 
 
@@ -76,8 +78,12 @@ class Rewriter:
     def run(self) -> None:
         self._drop_identities()
         for node in list(self.gm.graph.nodes):
-            if node.op == "call_module" and is_pointwise(self.modules[str(node.target)]):
+            if node.op != "call_module":
+                continue
+            if is_pointwise(self.modules[str(node.target)]):
                 self._rewrite(node)
+            elif type(self.modules[str(node.target)]) in CONVS:
+                self._fold_only(node)
         self.gm.delete_all_unused_submodules()
         self.gm.graph.lint()
         self.gm.recompile()
@@ -109,10 +115,28 @@ class Rewriter:
         self.report.fused.append(Fused(self.prefix + name, chain.pattern, shape_of(conv), chain.note))
         self._apply(chain, conv)
 
+    def _fold_only(self, node: Node) -> None:
+        """A larger convolution stays; the BatchNorm behind it is folded, which would be a pass of its own."""
+        name = str(node.target)
+        conv = self.modules[name]
+        chain = Chain(node, node)
+        if why_not(conv) is None and self.calls[id(conv)] == 1:
+            self._take_batch_norm(chain)
+        if chain.batch_norm is None:
+            return
+        same = copy.deepcopy(conv)
+        same.weight, same.bias = folded(conv, chain.batch_norm)
+        self.gm.set_submodule(name, same)
+        self.modules[name] = same
+        self.report.folded.append(self.prefix + name)
+        chain.last.replace_all_uses_with(node)
+        self.gm.graph.erase_node(chain.last)
+
     def _chain(self, node: Node, conv: Any) -> Chain:
         chain = Chain(node, node, cat=self._concatenation(node, len(conv.kernel_size)))
-        reads = [*(chain.cat[0] if chain.cat else node.args)]
-        start = node.args[0] if chain.cat else node  # the values are read no earlier than here
+        source: Any = node.args[0]
+        reads = chain.cat[0] if chain.cat else [source]
+        start = source if chain.cat else node  # the values are read no earlier than here
         self._take_batch_norm(chain)
         self._take_addition(chain, reads, start)
         user = self._only_user(chain)
@@ -129,11 +153,11 @@ class Rewriter:
         if len(users) == 1:
             return users[0] if users[0].op != "output" else None
         if len(users) > 1:
-            chain.note = chain.note or f"{len(users)} others read its value"
+            chain.note = chain.note or f"{len(users)} read the value"
         return None
 
     def _concatenation(self, conv: Node, spatial: int) -> tuple[list[Node], int] | None:
-        cat = conv.args[0]
+        cat: Any = conv.args[0]
         found = concatenation(cat)
         if found is None or len(cat.users) != 1 or found[1] not in (1, -1 - spatial):
             return None
@@ -181,11 +205,11 @@ class Rewriter:
         self.gm.set_submodule(name, module)
         self.modules[name] = module
         with graph.inserting_before(chain.place or chain.conv):
-            kwargs = {} if chain.residual is None else {"residual": chain.residual}
+            kwargs: dict[str, Any] = {} if chain.residual is None else {"residual": chain.residual}
             call = graph.call_module(name, tuple(chain.cat[0] if chain.cat else chain.conv.args), kwargs)
         call.meta = dict(chain.last.meta)
         chain.last.replace_all_uses_with(call)
-        cat = chain.conv.args[0]
+        cat: Any = chain.conv.args[0]
         for node in [*reversed(chain.absorbed), chain.conv]:
             graph.erase_node(node)
         if chain.cat:

@@ -127,13 +127,13 @@ def concatenation(node: Any) -> tuple[list[Node], int] | None:
     return (list(tensors), dim) if all(isinstance(t, Node) for t in tensors) else None
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def is_pointwise(module: nn.Module) -> bool:
     """A convolution of kernel size 1 of any kind, whether it can be fused or not."""
     name = type(module).__name__
-    named = isinstance(module, _CONVS) or ("Conv" in name and "Transpose" not in name)
+    named = isinstance(module, CONVS) or ("Conv" in name and "Transpose" not in name)
     size = getattr(module, "kernel_size", None) if named else None
     return isinstance(size, (tuple, list)) and len(size) > 0 and all(s == 1 for s in size)
 
@@ -148,13 +148,13 @@ def why_not(conv: nn.Module) -> str | None:
         return "is lazy: it has no shape before its first call"
     if nn.utils.parametrize.is_parametrized(conv):
         return "has a parametrisation, which computes its weight anew in each call"
-    if type(conv) not in _CONVS and not isinstance(conv, _PointwiseConv):
+    if type(conv) not in CONVS and not isinstance(conv, _PointwiseConv):
         return f"is a {type(conv).__name__}, not nn.Conv itself: it may compute something else"
     if has_hooks(conv):
         return "has hooks (pruning, weight_norm and spectral_norm use them too)"
     if getattr(conv, "qconfig", None) is not None:
         return "is prepared for quantisation"
-    if conv.weight.is_complex():  # type: ignore[union-attr,operator]
+    if conv.weight.is_complex():  # type: ignore[operator]
         return "has complex weights"
     return None
 

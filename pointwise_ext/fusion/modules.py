@@ -16,6 +16,11 @@ from .call import fused_call
 class _FusedConv(_PointwiseConv):
     """A PointwiseConv with a residual or several inputs that were found by tracing: see :mod:`.call`."""
 
+    weight: Any
+    bias: Any
+    stride: Any
+    dilation: Any
+    groups: Any
     cat_dim: int = 1
     in_place: str = ""
 
@@ -28,15 +33,15 @@ class _FusedConv(_PointwiseConv):
 
 
 class FusedConv1d(_FusedConv, PointwiseConv1d):
-    __doc__ = _FusedConv.__doc__
+    """A PointwiseConv1d with a residual or several inputs that were found by tracing."""
 
 
 class FusedConv2d(_FusedConv, PointwiseConv2d):
-    __doc__ = _FusedConv.__doc__
+    """A PointwiseConv2d with a residual or several inputs that were found by tracing."""
 
 
 class FusedConv3d(_FusedConv, PointwiseConv3d):
-    __doc__ = _FusedConv.__doc__
+    """A PointwiseConv3d with a residual or several inputs that were found by tracing."""
 
 
 _PLAIN: dict[type, Any] = {nn.Conv1d: PointwiseConv1d, nn.Conv2d: PointwiseConv2d, nn.Conv3d: PointwiseConv3d}

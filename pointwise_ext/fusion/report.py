@@ -32,6 +32,7 @@ class Left:
 class FusionReport:
     fused: list[Fused] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    folded: list[str] = field(default_factory=list)  # other convolutions that BatchNorm was folded into
 
     @property
     def share(self) -> float:
@@ -46,7 +47,10 @@ class FusionReport:
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[3]]).rstrip() for row in rows]
         count = len(self.fused) + len(self.left)
-        return "\n".join([f"{len(self.fused)} of {count} 1x1 convolutions fused", *(lines if count else [])])
+        head = f"{len(self.fused)} of {count} 1x1 convolutions fused"
+        if self.folded:
+            head += f", BatchNorm folded into {len(self.folded)} larger"
+        return "\n".join([head, *(lines if count else [])])
 
 
 def attach(model: nn.Module, report: FusionReport) -> None:

@@ -26,8 +26,8 @@ from .match import has_hooks, is_pointwise, is_script
 class _Value(Proxy):
     """A stand-in that does not let its type be asked for outside of PyTorch: the answer would be wrong."""
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         if sys._getframe(1).f_globals.get("__name__", "").split(".")[0] in ("torch", "inspect", "copy", __package__):
             return type(self)
         raise TypeError("it asks for the type of a value")

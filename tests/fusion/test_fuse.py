@@ -210,8 +210,8 @@ def overwritten_piece(m: Net, x: Tensor) -> Tensor:
 
 
 KEPT_APART = {
-    "read twice": (read_twice, "conv", "2 others read its value"),
-    "read before an in-place activation": (read_before_in_place, "conv", "2 others read its value"),
+    "read twice": (read_twice, "conv", "2 read the value"),
+    "read before an in-place activation": (read_before_in_place, "conv", "2 read the value"),
     "doubled": (lambda m, x: (lambda y: y + y)(m.conv(x)), "conv", ""),
     "scaled sum": (lambda m, x: torch.add(m.conv(x), x, alpha=2), "conv", ""),
     "number added": (lambda m, x: m.conv(x) + 1.0, "conv", ""),
@@ -388,3 +388,14 @@ def test_an_activation_that_is_overwritten_later_still_has_its_gradient(name: st
     fast = pw.fuse(model)
     x = image(dtype=torch.float64)
     torch.testing.assert_close(gradients(fast, x), gradients(model, x))
+
+
+def test_batch_norm_is_folded_into_larger_convolutions_too() -> None:
+    model = nn.Sequential(conv(kernel=3, bias=False), norm(), conv(), conv(6, 6, 5, groups=6), norm(), norm()).eval()
+    fast = pw.fuse(model)
+    report = pw.fusion_report(fast)
+    assert report.folded == ["0", "3"]
+    assert str(report).startswith("1 of 1 1x1 convolutions fused, BatchNorm folded into 2 larger")
+    assert [type(m).__name__ for m in fast.children()] == ["Conv2d", "PointwiseConv2d", "Conv2d", "BatchNorm2d"]
+    assert_same(model, fast, image())
+    assert pw.fusion_report(pw.fuse(model.train())).folded == []
