@@ -18,6 +18,7 @@ from bench.measure import Effort, OtherLoad, cpu_sample, host_sample, interleave
 from bench.networks import NETWORKS, build
 from bench.operands import DTYPES
 from bench.results import Results
+from pointwise_ext.fusion.backend import compile_backend
 
 EAGER, FUSED, INDUCTOR, BACKEND = "eager", "fused", "torch.compile", "torch.compile, pointwise_ext"
 FROZEN = ", freezing"  # Inductor folds BatchNorm and packs weights beforehand
@@ -38,7 +39,7 @@ def contestants(compile_: bool, freezing: bool, mode: str) -> dict[str, Prepare]
     for suffix, options in (("", None), (FROZEN, {"freezing": True})):
         if mode == "forward" and (freezing if suffix else compile_):
             found[INDUCTOR + suffix] = partial(torch.compile, options=options)
-            found[BACKEND + suffix] = partial(torch.compile, backend="pointwise_ext", options=options)
+            found[BACKEND + suffix] = partial(torch.compile, backend=compile_backend, options=options)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,10 +116,8 @@ def test_command_line() -> None:
 @pytest.fixture
 def unbuilt(tmp_path: Path) -> Path:
     """A copy of the package whose extension is another version's: it cannot load."""
-    package = tmp_path / "pointwise_ext"
-    package.mkdir()
-    for file in (ROOT / "pointwise_ext").glob("*.py"):
-        (package / file.name).write_text(file.read_text())
+    package, built = tmp_path / "pointwise_ext", shutil.ignore_patterns("*.so", "_build_info.json", "__pycache__")
+    shutil.copytree(ROOT / "pointwise_ext", package, ignore=built)
     return package
 
 
