@@ -4,6 +4,7 @@ activation, where nobody else reads the values between."""
 from __future__ import annotations
 
 import copy
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..arguments import MAX_INPUTS
 from ..modules import _PointwiseConv
 from .match import (
     BATCH_NORMS,
+    CONV_FUNCTIONS,
     CONVS,
     SAVE_RESULT,
     activation,
@@ -79,6 +81,7 @@ class Rewriter:
         self._drop_identities()
         for node in list(self.gm.graph.nodes):
             if node.op != "call_module":
+                self._report_function(node)
                 continue
             if is_pointwise(self.modules[str(node.target)]):
                 self._rewrite(node)
@@ -114,6 +117,14 @@ class Rewriter:
         chain = self._chain(node, conv)
         self.report.fused.append(Fused(self.prefix + name, chain.pattern, shape_of(conv), chain.note))
         self._apply(chain, conv)
+
+    def _report_function(self, node: Node) -> None:
+        weight: Any = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+        if node.target not in CONV_FUNCTIONS or not isinstance(weight, Node) or weight.op != "get_attr":
+            return
+        if all(size == 1 for size in operator.attrgetter(str(weight.target))(self.gm).shape[2:]):
+            reason = "is a function's call, not a module's: torch.compile's backend fuses these"
+            self.report.left.append(Left(self.prefix + node.name, reason))
 
     def _fold_only(self, node: Node) -> None:
         """A larger convolution stays; the BatchNorm behind it is folded, which would be a pass of its own."""

@@ -128,6 +128,7 @@ def concatenation(node: Any) -> tuple[list[Node], int] | None:
 
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d)  # also those of torch
 
 
 def is_pointwise(module: nn.Module) -> bool:

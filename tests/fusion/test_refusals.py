@@ -269,3 +269,14 @@ def test_a_module_of_somebody_elses_may_overwrite_what_it_reads() -> None:
     fast = pw.fuse(model)
     assert patterns(fast) == ["conv"]
     assert_same(model, fast, image())
+
+
+def test_a_function_with_a_parameter_is_reported() -> None:
+    model = Net(
+        lambda m, x: torch.conv2d(F.conv2d(x, m.wide.weight, padding=1), m.conv.weight),
+        conv=conv(),
+        wide=conv(kernel=3),
+    )
+    fast = pw.fuse(model.eval())
+    assert reasons(fast)[-1] == "is a function's call, not a module's: torch.compile's backend fuses these"
+    assert_same(model, fast, image())
