@@ -319,6 +319,7 @@ std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& 
     if (!backend.gates || dz_needed || (need_bias && !db_beside_dw)) return false;
     set_products({shape, inputs, weight, View(grad_output, shape), linear ? View() : View(*saved, shape),
                   params.activation, need_bias ? static_cast<char*>(db.data_ptr()) : nullptr});
+    if (backend.one_pass && backend.one_pass(products, pass, like)) return products.clear(), true;
     return !products.empty() && backend.gates(products, pass);
   };
 

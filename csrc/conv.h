@@ -18,6 +18,8 @@ struct Backend {
   void (*activation_grad)(const ActivationGrad& problem, const at::Tensor& like);
   // Whether products with a gate and row sums, which make dZ and db themselves, replace `pass`. Null: it has none.
   bool (*gates)(const std::vector<Products>& products, const ActivationGrad& pass) = nullptr;
+  // Computes them, dX and dW, by one kernel if that is faster than either; else returns false. Null: it has none.
+  bool (*one_pass)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
 };
 
 // The arguments of one convolution but its tensors; stride and padding have one entry or one per spatial dimension.

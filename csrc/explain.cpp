@@ -97,6 +97,19 @@ bool predicted_gates(const std::vector<Products>& products, const ActivationGrad
   return gates(computed, pass);
 }
 
+bool predicted_one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor&) {
+  if (!one_pass(products, pass)) return false;
+  const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
+  const BackwardPlan p = plan_backward(dx, dw);
+  const double partials = 2 * double(workspace_bytes(p, dw)), sum = Model::kLaunch + partials / Model::kCache;
+  predictions.push_back({"backward_mma " + std::to_string(p.out) + "x" + std::to_string(p.in) +
+                             (dw.row_sums ? " with db, " : ", ") + std::to_string(p.splits) + " shares of K",
+                         dw.m.count(), dw.n.count(), cpu::total_k(dw), p.splits, memory_bytes(dw), memory_bytes(dw),
+                         p.microseconds - sum});
+  predictions.push_back({"reduce", 0, 0, 0, divide_up(dw.m.count() * partial_columns(dw), 256), 0, partials, sum});
+  return true;
+}
+
 }  // namespace
 
 std::vector<std::string> explain_conv(PW_CONV_ARGS) {
@@ -108,7 +121,7 @@ std::vector<std::string> explain_conv(PW_CONV_ARGS) {
 
 std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, bool backward) {
   const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad};
-  const Backend recorder{"predict", predicted_gemm, predicted_grad, predicted_gates};
+  const Backend recorder{"predict", predicted_gemm, predicted_grad, predicted_gates, predicted_one_pass};
   predictions.clear(), allow_tf32 = tf32;
   const at::Tensor y = device_conv(backward ? silent : recorder, PW_CONV_PASS);
   if (backward) {

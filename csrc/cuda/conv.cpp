@@ -36,7 +36,16 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {
 
 bool gates(const std::vector<Products>& products, const ActivationGrad& pass) { return pw::gates(products, pass); }
 
-constexpr Backend kBackend{"cuda", gemm, activation_grad, gates};
+bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) {
+  if (!pw::one_pass(products, pass)) return false;
+  const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
+  const BackwardPlan plan = plan_backward(dx, dw);
+  const at::Tensor memory = workspace(workspace_bytes(plan, dw), like);
+  check_launch(launch_backward(dx, dw, plan, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
+  return true;
+}
+
+constexpr Backend kBackend{"cuda", gemm, activation_grad, gates, one_pass};
 
 // Without the guard a kernel would start on the current device, whichever that is.
 at::Tensor conv(PW_CONV_ARGS) {

@@ -10,27 +10,13 @@
 #pragma once
 #include "gate.cuh"
 #include "mma.cuh"
-#include "offsets.cuh"
+#include "operand.cuh"
 #include "position.cuh"
 #include "work.cuh"
 
 namespace pw {
 
 constexpr int kStages = 3;
-
-// A step of one operand in shared memory: rows of A or columns of B (x) by values of k. The padding puts what a warp
-// reads at once into different banks.
-template <class T, int SIZE, bool ALONG_K>
-struct OperandTile {
-  using Element = T;
-  static constexpr bool kAlongK = ALONG_K;
-  static constexpr int kSize = SIZE, kDepth = kStepBytes / sizeof(T);
-  static constexpr int kPitch = ALONG_K ? kDepth + 16 / int(sizeof(T)) : SIZE + 8;
-  alignas(16) T data[ALONG_K ? SIZE : kDepth][kPitch];
-
-  PW_DEVICE T* at(int x, int k) { return ALONG_K ? &data[x][k] : &data[k][x]; }
-  PW_DEVICE const T* at(int x, int k) const { return ALONG_K ? &data[x][k] : &data[k][x]; }
-};
 
 // Which kernel: how operands lie, and WARPS_M x WARPS_N warps of WARP_M x 32 elements of C each.
 template <class T_, bool STRICT, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
@@ -125,41 +111,6 @@ struct GemmMma {
       fill_offsets<kTileN, kThreads>(gated().saved_b.x[at.table], g.n, saved.col, shared.work.n0);
   }
 
-  // Copies a step of one operand, BYTES at a time. `left_x` and `left_k`: how many there are from the tile's start on.
-  template <int BYTES, class Tile>
-  PW_DEVICE static void copy(const T* data, const int64_t (&side)[Tile::kSize], const int64_t (&depth)[kDepth],
-                             int64_t left_x, int64_t left_k, Tile& to) {
-    constexpr int V = BYTES / sizeof(T), kRow = (Tile::kAlongK ? kDepth : Tile::kSize) / V;
-    constexpr int kCount = Tile::kSize * kDepth / V;
-    static_assert(kCount % kThreads == 0, "every thread copies as much");
-#pragma unroll(BYTES == 2 ? 4 : 1)  // more addresses at once would take registers that the sums need
-    for (int i = 0; i < kCount / kThreads; ++i) {
-      const int e = thread_index() + i * kThreads, inner = e % kRow * V, outer = e / kRow;
-      const int x = Tile::kAlongK ? outer : inner, k = Tile::kAlongK ? inner : outer;
-      const bool inside = side[x] != kOutside && depth[k] != kOutside;
-      const T* from = inside ? data + (side[x] + depth[k]) : data;
-      if constexpr (BYTES == 2) {
-        *to.at(x, k) = inside ? *from : T{};
-      } else {
-        const int64_t left = Tile::kAlongK ? left_k - k : left_x - x;
-        copy_async<BYTES>(to.at(x, k), from, inside ? int(left < V ? left : V) * int(sizeof(T)) : 0);
-      }
-    }
-  }
-
-  template <class Tile>
-  PW_DEVICE static void copy_as(int bytes, const T* data, const int64_t (&side)[Tile::kSize],
-                                const int64_t (&depth)[kDepth], int64_t left_x, int64_t left_k, Tile& to) {
-    if (bytes == 16)
-      copy<16>(data, side, depth, left_x, left_k, to);
-    else if (bytes == 8)
-      copy<8>(data, side, depth, left_x, left_k, to);
-    else if (bytes == 4 || sizeof(T) == 4)
-      copy<4>(data, side, depth, left_x, left_k, to);
-    else
-      copy<sizeof(T)>(data, side, depth, left_x, left_k, to);
-  }
-
   // Starts the copies of a step of one operand, and by the same code of what was saved beside it.
   template <class Tile, class Saved>
   PW_DEVICE void start_operand(const At& at, int slot, int stage, const OperandAccess& access, void* data, int64_t step,
@@ -170,7 +121,7 @@ struct GemmMma {
       Operand<Tile>& to = i ? saved() : operand;
       const T* from = i ? Operands<T>::moved(g.gate.saved.data, launch.groups.saved, shared.work.group)
                         : Operands<T>::moved(data, step, shared.work.group);
-      copy_as(access.bytes, from, to.x[at.table], to.k[slot], left_x, left_k, to.stage[stage]);
+      copy_operand<kThreads>(access.bytes, from, to.x[at.table], to.k[slot], left_x, left_k, to.stage[stage]);
     }
   }
 

@@ -1,6 +1,7 @@
 // The launches of one storage type, for launch_<dtype>.cu to instantiate.
 #pragma once
 #include "activation_grad.cuh"
+#include "backward_mma.cuh"
 #include "gemm_fma.cuh"
 #include "gemm_mma.cuh"
 #include "launch.h"
@@ -81,6 +82,27 @@ const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* worksp
     error = g.tf32 ? launch_mma<T, false>(g, launch, stream, tuning) : launch_mma<T, true>(g, launch, stream, tuning);
   if (error || plan.splits == 1) return error;
   return launch_reduce<T>(g, launch.groups, workspace, plan.groups, plan.splits, stream, tuning);
+}
+
+template <class T>
+const char* launch_backward_as(const Gemm& dx, const Gemm& dw, const BackwardPlan& plan, void* workspace, Stream stream,
+                               const Tuning& tuning) {
+  const BackwardLaunch launch{dx, dw, plan, static_cast<float*>(workspace)};
+  const auto run = [&](auto along_pixels, auto out, auto in) {
+    using Kernel = BackwardMma<T, decltype(along_pixels)::value, decltype(out)::value, decltype(in)::value>;
+    return launch_kernel<typename Kernel::Shared>(backward_mma<Kernel>, std::min(plan.splits, tuning.max_blocks),
+                                                  kBackwardThreads, stream, launch);
+  };
+  const auto with_room = [&](auto along_pixels) {  // of kBackwardRooms
+    constexpr std::integral_constant<int, 64> k64;
+    constexpr std::integral_constant<int, 128> k128;
+    constexpr std::integral_constant<int, 256> k256;
+    return plan.out == 64    ? run(along_pixels, k64, k256)
+           : plan.out == 256 ? run(along_pixels, k256, k64)
+                             : run(along_pixels, k128, k128);
+  };
+  const char* error = plan.access.a.along_k ? with_room(std::true_type()) : with_room(std::false_type());
+  return error ? error : launch_reduce<T>(dw, {}, workspace, 1, plan.splits, stream, tuning);
 }
 
 template <class T>

@@ -20,6 +20,7 @@ struct Tuning {
   int64_t splits = 0;             // shares of the sum over k; 0: as predicted
   bool fma = false;               // float32 by gemm_fma, which the other kernel is checked against
   int gate = -1;                  // 0: a pass of its own for dZ; 1: none; -1: as predicted
+  int one_pass = -1;              // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
 };
 
 // Assumed of an H200, in bytes and operations per microsecond, until a GPU has measured them.
@@ -42,6 +43,8 @@ constexpr Tile kFmaTiles[] = {{64, 64, 2}, {128, 128, 2}};
 constexpr int kTileK = 16;                           // channels of one step of gemm_fma
 constexpr int kStepBytes = 64;                       // of each row in one step of gemm_mma
 constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
+constexpr int kBackwardPixels = 16;                  // of one step of backward_mma
+constexpr int64_t kBackwardSums = 16384;             // of dW, that its registers hold
 constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -237,6 +240,78 @@ inline bool gates(const std::vector<Products>& products, const ActivationGrad& p
     gain += plan_gemm(plain.data(), p.count, tuning).microseconds;
   }
   return tuning.gate == 1 || gain > 0;
+}
+
+// dX and dW by one kernel, which reads dY, what was saved and X once: `splits` shares of the pixels.
+struct BackwardPlan {
+  int out = 0, in = 0;  // channels that the kernel has room for; 0: it cannot
+  int64_t tiles = 0, tiles_per_split = 1, splits = 0;
+  int write_bytes = 16;     // of dX
+  double microseconds = 0;  // predicted
+  Access access;            // of dW's operands
+};
+
+constexpr int kBackwardRooms[][2] = {{64, 256}, {256, 64}, {128, 128}};
+
+inline size_t workspace_bytes(const BackwardPlan& p, const Gemm& dw) {
+  return p.splits * dw.m.count() * partial_columns(dw) * accumulator_bytes(dw.dtype);
+}
+
+// dY, what was saved, X and dX, of a pass that `dw` describes.
+inline double memory_bytes(const Gemm& dw) {
+  const double dy = double(dw.m.count()) * (dw.gate.saved.data ? 2 : 1), x = 2 * double(dw.n.count());
+  return (dy + x) * double(dw.segment[0].k.count()) * double(element_bytes(dw.dtype));
+}
+
+// The longer of device memory and the steps of the blocks, two of which a multiprocessor holds; then the partial sums.
+inline double predict(const BackwardPlan& p, const Gemm& dw, const Tuning& tuning) {
+  const Activation& activation = dw.gate.activation;
+  const double blocks = 2 * double(tuning.multiprocessors), pixels = blocks * kBackwardPixels;
+  const double products = 4.0 * p.out * p.in * pixels / operations_per_us(Kernel::mma, dw);
+  const double derivatives = dw.gate.saved.data ? p.out * pixels / derivatives_per_us(activation) : 0;
+  const double step = std::max(products + derivatives, 2 * Model::kStep);  // two products, one after the other
+  const double waves = double(divide_up(p.splits, int64_t(blocks)));
+  const double steps = waves * (double(p.tiles_per_split) * step + Model::kTile);
+  return 2 * Model::kLaunch + std::max(memory_bytes(dw) / Model::kMemory, steps) +
+         2 * double(workspace_bytes(p, dw)) / Model::kCache;
+}
+
+inline BackwardPlan plan_backward(const Gemm& dx, const Gemm& dw, const Tuning& tuning = {}) {
+  BackwardPlan p;
+  const int64_t out = dw.m.count(), in = dw.n.count(), element = element_bytes(dw.dtype);
+  p.access = access_of(&dw, 1);
+  // Tiles of dY and X lie alike.
+  const bool along_pixels = p.access.b.along_k, by_pixel = dx.pixels == Pixels::on_m;
+  if (element != 2 || dw.segments != 1 || p.access.a.along_k != along_pixels) return p;
+  for (const auto& room : kBackwardRooms)
+    if (!p.out && out <= room[0] && in <= room[1]) p.out = room[0], p.in = room[1];
+  if (!p.out) return p;
+  const Axis &pixels = by_pixel ? dx.m : dx.n, &channels = by_pixel ? dx.n : dx.m;
+  const Steps &of_pixels = by_pixel ? dx.c.row : dx.c.col, &of_channels = by_pixel ? dx.c.col : dx.c.row;
+  p.write_bytes = along_pixels ? vector_bytes(dx.c.data, 0, pixels, of_pixels, channels, of_channels, element)
+                               : vector_bytes(dx.c.data, 0, channels, of_channels, pixels, of_pixels, element);
+  p.tiles = divide_up(dw.segment[0].k.count(), kBackwardPixels);
+  p.tiles_per_split = std::max<int64_t>(1, divide_up(p.tiles, 2 * tuning.multiprocessors));
+  p.splits = divide_up(p.tiles, p.tiles_per_split);
+  p.microseconds = predict(p, dw, tuning);
+  return p;
+}
+
+// Whether one kernel replaces `products`, dX and dW with a gate, and beats them and a pass with products of its dZ.
+inline bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const Tuning& tuning = {}) {
+  if (products.size() != 2 || tuning.one_pass == 0) return false;
+  double others = 0, plain = predict(pass);
+  for (const Products& p : products) {
+    const Gemm& g = *p.gemms;
+    if (p.count != 1 || !(activation_grad(g.gate.activation, 0.0, 0.0) == 0)) return false;
+    Gemm of_dz = g;
+    of_dz.gate = {}, of_dz.row_sums = nullptr;
+    others += plan_gemm(&g, 1, tuning).microseconds, plain += plan_gemm(&of_dz, 1, tuning).microseconds;
+  }
+  const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
+  if (dx.pixels == Pixels::on_k || dw.pixels != Pixels::on_k) return false;  // of two inputs
+  const BackwardPlan p = plan_backward(dx, dw, tuning);
+  return p.out && (tuning.one_pass == 1 || p.microseconds < std::min(others, plain));
 }
 
 inline size_t workspace_bytes(const ActivationGradPlan& p, const ActivationGrad& a) {
