@@ -48,7 +48,6 @@ struct BackwardMma {
   using Inputs = OperandTile<T, IN, ALONG_PIXELS, kPixels>;
   using Weight = OperandTile<T, IN, false, OUT>;
   using SumsW = float[4][4][4];
-  using SumsX = float[kBlocksX][kSidesX][4];
   struct Stage {
     Outputs dz, saved;
     Inputs x;
@@ -87,23 +86,23 @@ struct BackwardMma {
     }
   }
 
-  PW_DEVICE void fill_table(int64_t tile) {
+  PW_DEVICE void fill_table(int64_t first, int step) {
     const Segment& s = l.dw.segment[0];
     const int i = thread_index() % kPixels, operand = thread_index() / kPixels;
-    const int64_t pixel = tile * kPixels + i;
-    Offsets& to = shared.offsets[tile % kTables];
+    const int64_t pixel = (first + step) * kPixels + i;
+    Offsets& to = shared.offsets[step % kTables];
     if (operand == 0) to.dy[i] = offset_or_outside(s.k, s.a.col, pixel);
     if (operand == 1) to.x[i] = offset_or_outside(s.k, s.b.row, pixel);
     if (operand == 2) to.saved[i] = offset_or_outside(s.k, l.dw.gate.saved.col, pixel);
     if (operand == 3) to.dx[i] = offset_or_outside(dx_pixels(), dx_pixel_steps(), pixel);
   }
 
-  PW_DEVICE void start_copies(int64_t tile) {
+  PW_DEVICE void start_copies(int64_t first, int step) {
     const Segment& s = l.dw.segment[0];
     const Matrix& saved = l.dw.gate.saved;
-    const Offsets& at = shared.offsets[tile % kTables];
-    Stage& to = shared.stage[tile % 2];
-    const int64_t left = pixels().count() - tile * kPixels, out = l.dw.m.count(), in = l.dw.n.count();
+    const Offsets& at = shared.offsets[step % kTables];
+    Stage& to = shared.stage[step % 2];
+    const int64_t left = pixels().count() - (first + step) * kPixels, out = l.dw.m.count(), in = l.dw.n.count();
 #pragma unroll 1
     for (int i = 0; i <= (saved.data != nullptr); ++i)
       copy_operand<kThreads>(l.plan.access.a.bytes, static_cast<const T*>(i ? saved.data : s.a.data),
@@ -129,47 +128,37 @@ struct BackwardMma {
     }
   }
 
-  PW_DEVICE int row_x(int block) const { return (warp % kRowsX * kBlocksX + block) * 16; }
-  PW_DEVICE int side_x() const { return kSidesX == 1 ? warp / kRowsX : 0; }
-
-  // dX = W^T dZ
-  PW_DEVICE void multiply_input(const Stage& stage, SumsX& sum) const {
-    const Turned<Outputs> dz{stage.dz};
+  // dX = W^T dZ, in the place of X; 16 rows after another, for their sums to take few registers
+  PW_DEVICE void multiply_input(const Outputs& of_dz, Inputs& to) const {
+    const Turned<Outputs> dz{of_dz};
+#pragma unroll 1
+    for (int block = 0; block < kBlocksX; ++block) {
+      const int row = (warp % kRowsX * kBlocksX + block) * 16, half = kSidesX == 1 ? warp / kRowsX : 0;
+      float sum[kSidesX][4] = {};
 #pragma unroll 2
-    for (int k = 0; k < OUT; k += Multiply::kDepth) {
-      typename Multiply::B b[2];
-      Multiply::load(dz, 0, k, b);
-#pragma unroll
-      for (int i = 0; i < kBlocksX; ++i) {
+      for (int k = 0; k < OUT; k += Multiply::kDepth) {
         typename Multiply::A a;
-        Multiply::load(shared.weight, row_x(i), k, a);
-        if constexpr (kSidesX == 1) {
-          if (side_x()) b[0] = b[1];
-          Multiply::multiply(sum[i][0], a, b[0]);
-        } else {
-          Multiply::multiply(sum[i][0], a, b[0]), Multiply::multiply(sum[i][1], a, b[1]);
-        }
-      }
-    }
-  }
-
-  PW_DEVICE void place_input(const SumsX& sum, Inputs& to) const {
+        typename Multiply::B b[2];
+        Multiply::load(shared.weight, row, k, a);
+        Multiply::load(dz, 0, k, b);
+        if (half) b[0] = b[1];
 #pragma unroll
-    for (int i = 0; i < kBlocksX; ++i)
+        for (int side = 0; side < kSidesX; ++side) Multiply::multiply(sum[side], a, b[side]);
+      }
 #pragma unroll
       for (int side = 0; side < kSidesX; ++side)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          *to.at(row_x(i) + lane / 4 + e / 2 * 8, (side_x() + side) * 8 + lane % 4 * 2 + e % 2) =
-              narrow<T>(sum[i][side][e]);
+          *to.at(row + lane / 4 + e / 2 * 8, (half + side) * 8 + lane % 4 * 2 + e % 2) = narrow<T>(sum[side][e]);
+    }
   }
 
   template <int N>
-  PW_DEVICE void write_input(const Inputs& from, int64_t tile) const {
+  PW_DEVICE void write_input(const Inputs& from, int64_t first, int step) const {
     constexpr int kRow = (ALONG_PIXELS ? kPixels : IN) / N;
     const Channels side(l.dw.n, dx_channel_steps());
-    const Offsets& at = shared.offsets[tile % kTables];
-    const int64_t left_k = pixels().count() - tile * kPixels, left_x = l.dw.n.count();
+    const Offsets& at = shared.offsets[step % kTables];
+    const int64_t left_k = pixels().count() - (first + step) * kPixels, left_x = l.dw.n.count();
 #pragma unroll 1
     for (int e = thread_index(); e < IN * kPixels / N; e += kThreads) {
       const int inner = e % kRow * N, outer = e / kRow;
@@ -182,37 +171,35 @@ struct BackwardMma {
     }
   }
 
-  PW_DEVICE void walk(int64_t first, int64_t last, SumsW& sum, float& rows) {
-    fill_table(first);
+  PW_DEVICE void walk(int64_t first, int steps, SumsW& sum, float& rows) {
+    fill_table(first, 0);
     sync_threads();  // the table is filled, and W
-    start_copies(first);
+    start_copies(first, 0);
     copy_async_commit();
-    if (first + 1 < last) fill_table(first + 1);
+    if (1 < steps) fill_table(first, 1);
 #pragma unroll 1
-    for (int64_t tile = first; tile < last; ++tile) {
-      Stage& stage = shared.stage[tile % 2];
+    for (int step = 0; step < steps; ++step) {
+      Stage& stage = shared.stage[step % 2];
       copy_async_wait<0>();
       sync_threads();  // the tile is complete, the one before has been written, and the next one's table is filled
-      if (tile + 1 < last) start_copies(tile + 1);
+      if (step + 1 < steps) start_copies(first, step + 1);
       copy_async_commit();
-      if (tile + 2 < last) fill_table(tile + 2);
+      if (step + 2 < steps) fill_table(first, step + 2);
       if (l.dw.gate.saved.data) {
         apply_gate<kThreads>(l.dw.gate.activation, stage.dz, stage.saved);
         sync_threads();  // dZ is complete
       }
       if (l.dw.row_sums) rows += add_row<kThreads>(stage.dz);
       multiply_weight(stage, sum);
-      SumsX input = {};
-      multiply_input(stage, input);
       sync_threads();  // X has been read
-      place_input(input, stage.x);
+      multiply_input(stage.dz, stage.x);
       sync_threads();  // dX is complete
       if (l.plan.write_bytes == 16)
-        write_input<8>(stage.x, tile);
+        write_input<8>(stage.x, first, step);
       else if (l.plan.write_bytes == 8)
-        write_input<4>(stage.x, tile);
+        write_input<4>(stage.x, first, step);
       else
-        write_input<1>(stage.x, tile);
+        write_input<1>(stage.x, first, step);
     }
     sync_threads();  // the stages' memory becomes the row sums', and tables are free
   }
@@ -250,7 +237,7 @@ backward_mma(PW_PARAMETER BackwardLaunch l) {
     typename Kernel::SumsW sum = {};
     float rows = 0;
     const int64_t first = share * l.plan.tiles_per_split, rest = l.plan.tiles - first;
-    kernel.walk(first, first + (rest < l.plan.tiles_per_split ? rest : l.plan.tiles_per_split), sum, rows);
+    kernel.walk(first, int(rest < l.plan.tiles_per_split ? rest : l.plan.tiles_per_split), sum, rows);
     kernel.write_partials(sum, rows, l.workspace + share * l.dw.m.count() * partial_columns(l.dw));
   }
 }

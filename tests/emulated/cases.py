@@ -66,3 +66,32 @@ GATED = {
     for name, problem in CASES.items()
     if problem.dtype != "float64" and 0 not in (*problem.channels, problem.batch, *problem.size)
 }
+
+
+def _one_pass() -> dict[str, Problem]:
+    cases = {}
+    for layout in ("contiguous", "channels_last"):
+        base = replace(BASE, dtype="bfloat16", layout=layout)
+        for dtype in ("float16", "bfloat16"):
+            for name in ("relu", "leaky_relu", "silu", None):
+                activation = PARAMETERS.get(name, name) if name else None
+                cases[f"{layout}-{dtype}-{name}"] = replace(base, dtype=dtype, activation=activation)
+        cases |= {
+            f"{layout}-hw196": replace(base, size=(14, 14)),
+            f"{layout}-hw1": replace(base, size=(1, 1), batch=5),
+            f"{layout}-3_to_10": replace(base, channels=(3,), out_channels=10),
+            f"{layout}-64_to_256": replace(base, channels=(64,), out_channels=256),
+            f"{layout}-256_to_64": replace(base, channels=(256,), out_channels=64),
+            f"{layout}-128_to_128": replace(base, channels=(128,), out_channels=128, size=(4, 12)),
+            f"{layout}-exact": replace(base, integers=True, size=(14, 14)),
+            f"{layout}-no_bias": replace(base, bias=False),
+            f"{layout}-weight_transposed": replace(base, weight_layout="permuted"),
+        }
+    for layout in LAYOUTS:
+        if layout not in ("contiguous", "channels_last", "expanded"):
+            cases[f"bfloat16-{layout}"] = replace(BASE, dtype="bfloat16", layout=layout)
+    return cases
+
+
+# That one kernel for dX and dW has room for.
+ONE_PASS = _one_pass()

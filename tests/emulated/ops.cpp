@@ -164,7 +164,7 @@ TORCH_LIBRARY(pointwise_ext_emulated, m) {
   m.def("access(Tensor a, Tensor b, Tensor c) -> int[]", pw::access);
   m.def("set_tuning(int tile, int splits, bool fma, bool tf32, int gate=-1, int one_pass=0) -> ()", pw::set_tuning);
   m.def("one_passes() -> int", [] { return pw::one_passes; });
-  m.def("backward_plan(int out, int in, int pixels, ScalarType dtype) -> (int[], float)", pw::backward_plan);
+  m.def("backward_plan(int outputs, int inputs, int pixels, ScalarType dtype) -> (int[], float)", pw::backward_plan);
   m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);
 }
 
