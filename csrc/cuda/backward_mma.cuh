@@ -1,5 +1,5 @@
 // dX = W^T dZ, dW = dZ X^T and db = sum of dZ over pixels, dZ = dY activation'(saved), in one pass over dY, saved and
-// X: fp16 and bf16, up to kBackwardSums sums of dW, any strides and alignment.
+// X: fp16 and bf16, up to 16384 sums of dW, any strides and alignment.
 //
 // A block walks over a share of the pixels, kBackwardPixels at a time: while one tile is multiplied, the next is
 // copied. W stays in shared memory and the share's dW in registers; dZ takes the place of dY and dX that of X, from
@@ -135,7 +135,7 @@ struct BackwardMma {
     for (int block = 0; block < kBlocksX; ++block) {
       const int row = (warp % kRowsX * kBlocksX + block) * 16, half = kSidesX == 1 ? warp / kRowsX : 0;
       float sum[kSidesX][4] = {};
-#pragma unroll 2
+#pragma unroll 1
       for (int k = 0; k < OUT; k += Multiply::kDepth) {
         typename Multiply::A a;
         typename Multiply::B b[2];
@@ -229,7 +229,7 @@ struct BackwardMma {
 };
 
 template <class Kernel>
-PW_KERNEL(kBackwardThreads, 2)
+PW_KERNEL(kBackwardThreads, kBackwardBlocks)
 backward_mma(PW_PARAMETER BackwardLaunch l) {
   Kernel kernel{l, shared_memory<typename Kernel::Shared>()};
   kernel.load_weight();

@@ -44,7 +44,7 @@ constexpr int kTileK = 16;                           // channels of one step of 
 constexpr int kStepBytes = 64;                       // of each row in one step of gemm_mma
 constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
 constexpr int kBackwardPixels = 16;                  // of one step of backward_mma
-constexpr int64_t kBackwardSums = 16384;             // of dW, that its registers hold
+constexpr int kBackwardBlocks = 1;                   // of a multiprocessor: 128 registers a thread would spill
 constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -263,10 +263,10 @@ inline double memory_bytes(const Gemm& dw) {
   return (dy + x) * double(dw.segment[0].k.count()) * double(element_bytes(dw.dtype));
 }
 
-// The longer of device memory and the steps of the blocks, two of which a multiprocessor holds; then the partial sums.
+// The longer of device memory and the steps of the blocks; then the partial sums.
 inline double predict(const BackwardPlan& p, const Gemm& dw, const Tuning& tuning) {
   const Activation& activation = dw.gate.activation;
-  const double blocks = 2 * double(tuning.multiprocessors), pixels = blocks * kBackwardPixels;
+  const double blocks = kBackwardBlocks * double(tuning.multiprocessors), pixels = blocks * kBackwardPixels;
   const double products = 4.0 * p.out * p.in * pixels / operations_per_us(Kernel::mma, dw);
   const double derivatives = dw.gate.saved.data ? p.out * pixels / derivatives_per_us(activation) : 0;
   const double step = std::max(products + derivatives, 2 * Model::kStep);  // two products, one after the other
@@ -291,7 +291,7 @@ inline BackwardPlan plan_backward(const Gemm& dx, const Gemm& dw, const Tuning& 
   p.write_bytes = along_pixels ? vector_bytes(dx.c.data, 0, pixels, of_pixels, channels, of_channels, element)
                                : vector_bytes(dx.c.data, 0, channels, of_channels, pixels, of_pixels, element);
   p.tiles = divide_up(dw.segment[0].k.count(), kBackwardPixels);
-  p.tiles_per_split = std::max<int64_t>(1, divide_up(p.tiles, 2 * tuning.multiprocessors));
+  p.tiles_per_split = std::max<int64_t>(1, divide_up(p.tiles, kBackwardBlocks * tuning.multiprocessors));
   p.splits = divide_up(p.tiles, p.tiles_per_split);
   p.microseconds = predict(p, dw, tuning);
   return p;

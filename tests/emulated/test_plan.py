@@ -90,3 +90,20 @@ def test_direction_of_the_operands(emulated_ops) -> None:
     assert directions["rows", "columns"][:4] == [1, 16, 1, 16]
     assert directions["columns", "rows"][:4] == [0, 16, 0, 16]
     assert directions["columns", "columns"][:4] == [1, 4, 1, 16], "such an A is read element by element"
+
+
+@pytest.mark.parametrize(
+    ("out", "inputs", "room"),
+    [(256, 64, [256, 64]), (64, 256, [64, 256]), (128, 128, [128, 128]), (10, 3, [64, 256]), (129, 65, [0, 0])],
+)
+def test_room_for_dx_and_dw_by_one_kernel(emulated_ops, out, inputs, room) -> None:
+    numbers, _ = emulated_ops.backward_plan(out, inputs, 100_352, torch.bfloat16)
+    assert numbers[:2] == room
+    if room == [0, 0]:
+        assert not numbers[6], "is never chosen where its sums do not fit"
+        return
+    tiles, share, shares, workspace = numbers[2:6]
+    assert tiles == -(-100_352 // 16)
+    assert shares * share >= tiles > (shares - 1) * share
+    assert workspace == 4 * shares * out * (inputs + 1), "a column is db's"
+    assert emulated_ops.backward_plan(out, inputs, 100_352, torch.float32)[0][:2] == [0, 0]
