@@ -1,0 +1,131 @@
+"""Random models, fused: outputs, gradients, buffers and overwritten inputs are eager's. A failure prints the model."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, note, settings
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import pointwise_ext as pw
+from pointwise_ext.fusion.match import is_pointwise
+from tests.fusion.programs import Program, programs
+
+EXAMPLES = int(os.environ.get("POINTWISE_EXT_EXAMPLES", "100"))  # random models per test
+Results = dict[str, Tensor]
+
+
+def quiet(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize="POINTWISE_EXT_EXAMPLES" not in os.environ,  # the same models every time, unless asked for more
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def forward(model: nn.Module, program: Program, leaf: Tensor) -> Results:
+    """What the model returns, and what it leaves of its input."""
+    torch.manual_seed(program.seed)  # dropout
+    x = program.input(leaf)
+    found = {f"output {i}": y for i, y in enumerate(tree_leaves(model(x)))}
+    return {**found, "the input afterwards": x, "what the input is a part of": x if x._base is None else x._base}
+
+
+def backward(model: nn.Module, results: Results, leaf: Tensor) -> Results | None:
+    """The gradients of everything; None where PyTorch has none, since a value that it needs was overwritten."""
+    outputs = [y for y in results.values() if y.requires_grad]
+    weights = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape) for y in outputs]
+    leaf.grad = None
+    model.zero_grad()
+    try:
+        torch.autograd.backward(outputs, weights)
+    except RuntimeError as error:
+        assert "modified by an inplace operation" in str(error)
+        return None
+    parameters = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {**parameters, **({} if leaf.grad is None else {"gradient of the input": leaf.grad})}
+
+
+def assert_close(got: Results, expected: Results) -> None:
+    """In float64, where a wrong value is not taken for rounding."""
+    assert got.keys() == expected.keys()
+    scale = max([1.0, *(t.detach().abs().max().item() for t in expected.values() if t.numel())])
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-10 * scale, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def assert_reported(model: nn.Module, fast: nn.Module) -> None:
+    report = pw.fusion_report(fast)
+    assert all(left.reason for left in report.left)
+    said = {entry.where for entry in [*report.fused, *report.left]}
+    names: dict[nn.Module, set[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if is_pointwise(module):
+            names.setdefault(module, set()).add(name)
+    missing = [each for each in names.values() if not each & said]
+    assert not missing, f"{missing} are not in the report, which names {said}"
+
+
+def step(model: nn.Module) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 0.01 * p.grad
+
+
+def buffers(model: nn.Module, names: set[str]) -> Results:
+    return {f"buffer {name}": b.clone() for name, b in model.named_buffers() if name in names}
+
+
+def finite(results: Results) -> bool:
+    return all(t.isfinite().all() and t.abs().max() < 1e6 for t in results.values() if t.numel())
+
+
+def check(program: Program) -> None:
+    note(program.source())
+    eager, source = program.build(), program.build()
+    state = {key: value.clone() for key, value in source.state_dict().items()}
+    fast = pw.fuse(source)
+    assert_reported(source, fast)
+    assert all(torch.equal(value, state[key]) for key, value in source.state_dict().items()), "the model was changed"
+    report = pw.fusion_report(fast)
+    folded = bool(report.folded) or any("bn" in f.pattern for f in report.fused)
+    if not folded:
+        uncalled = {left.where for left in report.left if left.reason == "is not called by forward"}
+        missing = state.keys() - fast.state_dict().keys()
+        assert fast.state_dict().keys() <= state.keys()
+        assert {key.rpartition(".")[0] for key in missing} <= uncalled, f"state_dict lost {missing}"
+
+    leaf, ours = program.leaf(), program.leaf()
+    with torch.no_grad():
+        expected = forward(eager, program, leaf)
+        assume(finite(expected))
+        assert_close(forward(fast, program, ours), expected)
+    for _ in range(2):
+        expected, got = forward(eager, program, leaf), forward(fast, program, ours)
+        assert_close(got, expected)
+        known = dict(fast.named_buffers()).keys() & dict(eager.named_buffers()).keys()
+        assert_close(buffers(fast, known), buffers(eager, known))
+        wanted = backward(eager, expected, leaf)
+        if wanted is None:
+            return
+        found = backward(fast, got, ours)
+        assert found is not None, "a value that backward needs was overwritten"
+        if folded:  # into new parameters
+            assert_close({k: v for k, v in found.items() if "input" in k}, {k: v for k, v in wanted.items() if "input" in k})
+            return
+        assert_close(found, wanted)
+        step(eager)
+        step(fast)
+    eager.train(not program.training), fast.train(not program.training)
+    assert_close(forward(fast, program, ours), forward(eager, program, leaf))
+
+
+@quiet(EXAMPLES)
+@given(program=programs())
+def test_a_fused_model_does_what_eager_does(program: Program) -> None:
+    check(program)
