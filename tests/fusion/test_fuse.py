@@ -399,3 +399,45 @@ def test_batch_norm_is_folded_into_larger_convolutions_too() -> None:
     assert [type(m).__name__ for m in fast.children()] == ["Conv2d", "PointwiseConv2d", "Conv2d", "BatchNorm2d"]
     assert_same(model, fast, image())
     assert pw.fusion_report(pw.fuse(model.train())).folded == []
+
+
+def counted(m: Net, x: Tensor) -> Tensor:
+    m.counter.add_(1)
+    m.average.mul_(0.5).add_(x.mean())
+    return m.conv(x) * m.counter + m.average
+
+
+def test_buffers_that_forward_overwrites_are_overwritten_in_each_call() -> None:
+    model = Net(counted, conv=conv()).eval()
+    model.register_buffer("counter", torch.zeros(()))
+    model.register_buffer("average", torch.ones(()))
+    fast = pw.fuse(model)
+    assert patterns(fast) == ["conv"]
+    with torch.no_grad():
+        for _ in range(2):
+            assert_same(model, fast, image())
+    torch.testing.assert_close(dict(fast.named_buffers()), dict(model.named_buffers()))
+    assert fast.counter == 2
+
+
+def summed_under_two_names(m: Net, x: Tensor) -> Tensor:
+    y = other = m.wide(x)
+    y += m.conv(x)
+    return y * other
+
+
+def powered_under_two_names(m: Net, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    x **= 2
+    return y + x
+
+
+@pytest.mark.parametrize("body", [summed_under_two_names, powered_under_two_names])
+def test_augmented_assignments_overwrite(body) -> None:
+    model = Net(body, conv=conv(), wide=conv(kernel=3)).eval()
+    fast = pw.fuse(model)
+    x = image()
+    ours = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(ours), model(x))
+    torch.testing.assert_close(ours, x)
