@@ -22,7 +22,7 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     torch.cat of channels before it and, behind it, BatchNorm in eval mode (folded into new Parameters), an addition and
     an activation, where nothing else reads the values between. Into larger convolutions BatchNorm is folded too. What
     cannot be proven safe stays as it is; :func:`fusion_report` lists it with the reason. In training mode BatchNorm
-    stays, everything is trainable, and state_dict keeps its keys.
+    stays, everything is trainable, and state_dict keeps its keys, one for each Parameter that forward uses.
 
     A model that torch.fx can trace becomes a GraphModule, which has the model's parameters under their names, but not
     its class or methods. Where forward depends on more than the graph can hold (values of tensors, train() and eval(),
