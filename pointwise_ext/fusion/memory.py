@@ -85,11 +85,12 @@ def _is_fresh(node: Node, modules: Modules) -> bool:
     return known or activation(node, modules) is not None
 
 
-def is_overwritten(values: Iterable[Node], start: Node, end: Node, modules: Modules) -> bool:
-    """Whether one of `values` may change after `start` and before `end`, so that it cannot be read there instead."""
+def is_overwritten(values: Iterable[Node], start: Node, end: Node | None, modules: Modules) -> bool:
+    """Whether one of `values` may change after `start` and before `end`, or the graph's, so that it cannot be read there
+    instead."""
     read = set().union(*(storage(value, modules) for value in values))
     node = start.next
-    while node is not end:
+    while node is not end and node.op != "root":
         if any(storage(target, modules) & read for target in writes(node, modules)):
             return True
         node = node.next
@@ -100,8 +101,7 @@ def is_written(value: Node, modules: Modules) -> bool:
     """Whether a later operation in place changes what `value` names."""
     node = value.next
     while node.op != "root":
-        known = node.op != "call_module" or getattr(modules[str(node.target)], "inplace", False)
-        if known and any(value in storage(target, modules) for target in writes(node, modules)):
+        if any(value in storage(target, modules) for target in writes(node, modules)):
             return True
         node = node.next
     return False

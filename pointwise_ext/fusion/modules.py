@@ -25,6 +25,8 @@ class _FusedConv(_PointwiseConv):
     in_place: str = ""
 
     def forward(self, *inputs: Tensor, residual: Any = None) -> Tensor:
+        if self.padding_mode != "zeros" and len(inputs) > 1:  # what joins rows, unbatched, is padded afterwards
+            inputs = (torch.cat(inputs, self.cat_dim),)
         padded, padding = self._padded(list(inputs))
         return fused_call(
             padded, self.weight, self.bias, self.stride, padding, self.dilation, self.groups,
