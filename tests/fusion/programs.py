@@ -165,6 +165,7 @@ class _Drawing:
     def runs(self, line: str) -> bool:
         try:
             exec(line, self.values)
+            [self.values[name].grad_fn for name in self.names]  # views of several that are overwritten raise
         except Exception:
             return False
         self.program.body.append(line)
@@ -226,7 +227,7 @@ class _Drawing:
             "reuse": self.reuse,
             "weight": lambda: self.expression(WEIGHTS),
         }
-        kinds[self.one(["chain"] * 5 + [*kinds, "view", "statement"])]()
+        kinds[self.one(["chain"] * 4 + [*kinds, "view", "statement"])]()
 
     def set_up(self) -> None:
         m, n = self.module(), self.module()

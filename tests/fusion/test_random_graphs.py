@@ -56,7 +56,9 @@ def assert_close(got: Results, expected: Results) -> None:
     assert got.keys() == expected.keys()
     scale = max([1.0, *(t.detach().abs().max().item() for t in expected.values() if t.numel())])
     for name, value in expected.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-7, atol=1e-7 * scale, msg=lambda said, name=name: f"{name}: {said}")
+        torch.testing.assert_close(
+            got[name], value, rtol=1e-7, atol=1e-7 * scale, msg=lambda said, name=name: f"{name}: {said}"
+        )
 
 
 def assert_reported(model: nn.Module, fast: nn.Module) -> None:
@@ -124,7 +126,9 @@ def check(program: Program) -> None:
         found = backward(fast, got, ours)
         assert found is not None, "a value that backward needs was overwritten"
         if folded:  # into new parameters
-            assert_close({k: v for k, v in found.items() if "input" in k}, {k: v for k, v in wanted.items() if "input" in k})
+            assert_close(
+                {k: v for k, v in found.items() if "input" in k}, {k: v for k, v in wanted.items() if "input" in k}
+            )
             return
         assert_close(found, wanted)
         step(eager)
