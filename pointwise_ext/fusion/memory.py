@@ -86,8 +86,8 @@ def _is_fresh(node: Node, modules: Modules) -> bool:
 
 
 def is_overwritten(values: Iterable[Node], start: Node, end: Node | None, modules: Modules) -> bool:
-    """Whether one of `values` may change after `start` and before `end`, or the graph's, so that it cannot be read there
-    instead."""
+    """Whether one of `values` may change after `start` and before `end`, or its graph ends, so that it cannot be read
+    there instead."""
     read = set().union(*(storage(value, modules) for value in values))
     node = start.next
     while node is not end and node.op != "root":

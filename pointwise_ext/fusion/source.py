@@ -34,7 +34,7 @@ def only_calls(module: nn.Module, name: str) -> bool | None:
 
 
 def _uses(function: ast.FunctionDef, name: str, is_list: bool) -> set[bool | None]:
-    """Of each use of self.name in a method: True for a call, False for a part; None for a use of self that hides one."""
+    """Of each use of self.name in a method: True for a call, False for a part; None for a use of self that hides it."""
     own = function.args.args[0].arg
     nodes = list(ast.walk(function))
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}

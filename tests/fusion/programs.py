@@ -69,16 +69,16 @@ VIEWS = (
     "{a}[:, :1]", "{a}[:, 1:]", "{a}[..., ::2]", "{a}.view({a}.shape)", "{a}.permute(0, 1, 3, 2)", "{a}.flatten(2)",
     "{a}.flatten(1, 2).unflatten(1, (-1, {a}.size(2)))", "{a}.unsqueeze(0)[0]", "{a}.transpose(-1, -2)", "{a}.detach()",
     "{a}.contiguous()", "{a}.reshape({a}.shape)", "{a}.chunk(2, 1)[0]", "{a}.split(1, 1)[-1]", "{a}.expand_as({b})",
-    "{a}[:, [0, 0]]", "{a}.to(memory_format=torch.channels_last)", "{a}.clone()", "{a}.to({b}.dtype)", "{a}.unbind(0)[0]",
+    "{a}[:, [0, 0]]", "{a}.to(memory_format=torch.channels_last)", "{a}.clone()", "{a}.to({b}.dtype)",
     "{a}.mean(1, keepdim=True)", "{a}.mean((2, 3), keepdim=True)", "F.max_pool2d({a}, 2, 1)", "F.avg_pool2d({a}, 2)",
-    "F.interpolate({a}, scale_factor=2)", "{a}.data", "F.dropout({a}, 0.5, m.training)", "F.dropout({a}, 0.5)",
-    "{a}.view(-1).view({a}.shape)", "{a}.requires_grad_()", "{a}.float().to({a}.dtype)",
+    "F.interpolate({a}, scale_factor=2)", "{a}.unbind(0)[0]", "{a}.data", "{a}.requires_grad_()",
+    "F.dropout({a}, 0.5, m.training)", "F.dropout({a}, 0.5)", "{a}.view(-1).view({a}.shape)",
 )  # fmt: skip
 STATEMENTS = (
     "{a}.add_({b})", "{a}.mul_(0.5)", "{a}[:, :1].mul_(2)", "{a}[0].sub_(1)", "{a}.view(-1).add_(1)", "{a}.copy_({b})",
-    "{a}.relu_()", "F.relu({a}, inplace=True)", "F.silu({a}, True)", "{a} += {b}", "{a} *= 2", "{a} -= {b}", "{a} **= 2",
-    "{a} /= 2", "{a}[:, 0] = {b}[:, 0]", "{a}[:, :1] += 1", "{a}.data.mul_(2)", "{a}.neg_()", "operator.ipow({a}, 2)",
-    "{a}.chunk(2, 1)[0].mul_(2)", "{a}.transpose(0, 1).add_(1)", "{a} = {b}", "torch.mul({a}, 2, out={b})",
+    "{a}.relu_()", "F.relu({a}, inplace=True)", "F.silu({a}, True)", "{a} += {b}", "{a} *= 2", "{a} -= {b}",
+    "{a} **= 2", "{a} /= 2", "{a}[:, 0] = {b}[:, 0]", "{a}[:, :1] += 1", "{a}.data.mul_(2)", "{a}.neg_()",
+    "operator.ipow({a}, 2)", "{a}.chunk(2, 1)[0].mul_(2)", "{a}.transpose(0, 1).add_(1)", "{a} = {b}", "torch.mul({a}, 2, out={b})",
 )  # fmt: skip
 BLOCKS = (
     "Net(lambda m, x: m.b(F.relu(m.a(x))) + x, a=conv({c}, {c}), b=conv({c}, {c}))",
@@ -148,7 +148,7 @@ class _Drawing:
 
     def __init__(self, draw: Callable[[st.SearchStrategy], Any], program: Program) -> None:
         self.draw, self.program, self.names = draw, program, ["x"]
-        self.model = program.build(torch.float32)
+        self.model: Any = program.build(torch.float32)
         self.values = {**NAMESPACE, "m": self.model, "x": program.input(program.leaf(torch.float32))}
 
     def one(self, choices: Any) -> Any:
