@@ -78,7 +78,8 @@ STATEMENTS = (
     "{a}.add_({b})", "{a}.mul_(0.5)", "{a}[:, :1].mul_(2)", "{a}[0].sub_(1)", "{a}.view(-1).add_(1)", "{a}.copy_({b})",
     "{a}.relu_()", "F.relu({a}, inplace=True)", "F.silu({a}, True)", "{a} += {b}", "{a} *= 2", "{a} -= {b}",
     "{a} **= 2", "{a} /= 2", "{a}[:, 0] = {b}[:, 0]", "{a}[:, :1] += 1", "{a}.data.mul_(2)", "{a}.neg_()",
-    "operator.ipow({a}, 2)", "{a}.chunk(2, 1)[0].mul_(2)", "{a}.transpose(0, 1).add_(1)", "{a} = {b}", "torch.mul({a}, 2, out={b})",
+    "operator.ipow({a}, 2)", "{a}.chunk(2, 1)[0].mul_(2)", "{a}.transpose(0, 1).add_(1)", "{a} = {b}",
+    "torch.mul({a}, 2, out={b})",
 )  # fmt: skip
 BLOCKS = (
     "Net(lambda m, x: m.b(F.relu(m.a(x))) + x, a=conv({c}, {c}), b=conv({c}, {c}))",
