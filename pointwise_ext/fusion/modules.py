@@ -21,6 +21,7 @@ class _FusedConv(_PointwiseConv):
     stride: Any
     dilation: Any
     groups: Any
+    padding_mode: Any
     cat_dim: int = 1
     in_place: str = ""
 

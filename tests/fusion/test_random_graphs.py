@@ -155,14 +155,15 @@ def check(program: Program) -> None:
         assert_close(forward(fast, program, program.leaf()), expected)
 
 
-@quiet(100)
+@quiet(80)
 @given(program=programs())
 def test_a_fused_model_does_what_eager_does(program: Program) -> None:
     check(program)
 
 
 @pytest.mark.slow
-@quiet(3000)
+@pytest.mark.timeout(3600)
+@quiet(2000)
 @given(program=programs(steps=10))
 def test_larger_models(program: Program) -> None:
     check(program)
@@ -231,6 +232,7 @@ def test_a_rewritten_graph_does_what_eager_does(program: Program) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @quiet(100)
 @given(program=programs())
 @pytest.mark.usefixtures("kernels")
