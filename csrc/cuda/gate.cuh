@@ -1,5 +1,5 @@
-// What the backward pass does to a step of an operand in shared memory: dZ takes the place of dY, and rows are added
-// up.
+// What the backward pass does to a step of an operand in shared memory: dZ takes the place of dY, by what was saved or
+// by its mask, and rows are added up.
 #pragma once
 #include "epilogue.cuh"
 
@@ -10,26 +10,61 @@ PW_CALLED float activation_grad_called(const Activation& a, float dy, float save
   return activation_grad(a, dy, saved);
 }
 
-// dy = dy activation'(saved), rounded as if it had been stored; zeros stay zeros. By all THREADS of the block, once for
-// each element and not by every warp that multiplies it.
-template <int THREADS, class Tile>
-PW_DEVICE void apply_gate(const Activation& a, Tile& dy, const Tile& saved) {
+// Calls change(run, inner, outer) for all runs of 16 bytes of a tile, by all THREADS of the block: once for each
+// element and not by every warp that multiplies it.
+template <int THREADS, class Tile, class Change>
+PW_DEVICE void change_runs(Tile& tile, Change change) {
   using T = typename Tile::Element;
-  constexpr int N = 16 / sizeof(T), kRow = (Tile::kAlongK ? Tile::kDepth : Tile::kSize) / N;
-  const float high = a.kind == Act::relu6 ? 6.0f : NAN;  // of relu nothing is too high
+  constexpr int N = 16 / sizeof(T), kRow = Tile::kInner / N;
 #pragma unroll 1
   for (int e = thread_index(); e < Tile::kSize * Tile::kDepth / N; e += THREADS) {
     const int inner = e % kRow * N, outer = e / kRow;
-    const int x = Tile::kAlongK ? outer : inner, k = Tile::kAlongK ? inner : outer;
-    Run<T, N> run, of;
-    run.load(dy.at(x, k), N), of.load(saved.at(x, k), N);
+    Run<T, N> run;
+    run.load(&tile.data[outer][inner], N);
+    change(run, inner, outer);
+    run.store(&tile.data[outer][inner], N);
+  }
+}
+
+// dy = dy activation'(saved), rounded as if it had been stored; zeros stay zeros.
+template <int THREADS, class Tile>
+PW_DEVICE void apply_gate(const Activation& a, Tile& dy, const Tile& saved) {
+  using T = typename Tile::Element;
+  const float high = a.kind == Act::relu6 ? 6.0f : NAN;  // of relu nothing is too high
+  change_runs<THREADS>(dy, [&](auto& run, int inner, int outer) {
+    constexpr int N = sizeof(run.v) / sizeof(T);
+    Run<T, N> of;
+    of.load(&saved.data[outer][inner], N);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float v = widen(run.v[i]), z = widen(of.v[i]);
       run.v[i] = narrow<T>(clips(a) ? select(z <= 0 || z >= high, 0.0f, v) : activation_grad_called(a, v, z));
     }
-    run.store(dy.at(x, k), N);
-  }
+  });
+}
+
+// A step of a mask in shared memory, its bits along the tile's inner direction.
+template <class Tile>
+struct MaskTile {
+  static constexpr int kRow = (Tile::kInner + 31) / 32;  // words; of float32 along k half a word
+  static constexpr int kWords = Tile::kSize * Tile::kDepth / Tile::kInner * kRow;
+};
+
+// dy = passes ? dy : dy activation'(0). `skip`: bits of the first words that come before the tile.
+template <int THREADS, class Tile>
+PW_DEVICE void apply_mask(const Activation& a, Tile& dy, const uint32_t* words, int skip) {
+  using T = typename Tile::Element;
+  const bool clip = clips(a);
+  const float slope = float(a.alpha);
+  change_runs<THREADS>(dy, [&](auto& run, int inner, int outer) {
+    constexpr int N = sizeof(run.v) / sizeof(T);
+    const uint32_t bits = words[outer * MaskTile<Tile>::kRow + inner / 32] >> (inner % 32 + skip);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float v = widen(run.v[i]);
+      run.v[i] = narrow<T>(bits >> i & 1 ? v : clip ? 0.0f : v * slope);
+    }
+  });
 }
 
 // The sum of a part of one row: thread i adds to row i % kSize.
