@@ -50,6 +50,21 @@ struct MaskTile {
   static constexpr int kWords = Tile::kSize * Tile::kDepth / Tile::kInner * kRow;
 };
 
+// Starts the copies of a mask's words for a step of dY that begins at (x0, k0) and whose elements lie where `side` and
+// `depth` say. A function that is called: its addresses would take registers that the sums need.
+template <int THREADS, class Tile>
+PW_CALLED void start_mask(const Mask& mask, const Tile&, const int64_t (&side)[Tile::kSize],
+                          const int64_t (&depth)[Tile::kDepth], int64_t x0, int64_t k0, uint32_t* to) {
+  constexpr int kRow = MaskTile<Tile>::kRow;
+  static_assert(MaskTile<Tile>::kWords <= THREADS, "a word for each thread");
+  const int i = thread_index();
+  if (i >= MaskTile<Tile>::kWords) return;
+  const int outer = i / kRow, inner = i % kRow * 32, x = Tile::kAlongK ? outer : inner, k = Tile::kAlongK ? 0 : outer;
+  const bool inside = side[x] != kOutside && depth[k] != kOutside;
+  const int64_t row = (Tile::kAlongK ? x0 : k0) + outer, bit = (Tile::kAlongK ? k0 : x0) + inner;
+  copy_async<4>(to + i, inside ? mask.words + (row * mask.pitch + bit / 32) : mask.words, inside ? 4 : 0);
+}
+
 // dy = passes ? dy : dy activation'(0). `skip`: bits of the first words that come before the tile.
 template <int THREADS, class Tile>
 PW_DEVICE void apply_mask(const Activation& a, Tile& dy, const uint32_t* words, int skip) {

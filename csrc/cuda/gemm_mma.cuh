@@ -189,25 +189,14 @@ struct GemmMma {
                   g.n.count() - shared.work.n0, shared.stages.b, has_saved() && !g.gate_on_a(),
                   [&]() -> Operand<TileB>& { return gated().saved_b; });
     if (!g.gate.mask.words) return;
+    const auto start = [&](auto& operand, int64_t x0) {
+      start_mask<kThreads>(g.gate.mask, operand.stage[stage], operand.x[at.table], operand.k[slot], x0, at.k,
+                           masked().mask[stage]);
+    };
     if (g.gate_on_a())
-      start_mask(at, slot, stage, shared.work.m0, shared.stages.a);
+      start(shared.stages.a, shared.work.m0);
     else
-      start_mask(at, slot, stage, shared.work.n0, shared.stages.b);
-  }
-
-  // Starts the copies of the mask's words for a step of its operand, which begins at (x0, at.k).
-  template <class Tile>
-  PW_DEVICE void start_mask(const At& at, int slot, int stage, int64_t x0, const Operand<Tile>& operand) {
-    constexpr int kRow = MaskTile<Tile>::kRow, kWords = MaskTile<Tile>::kWords;
-    static_assert(kWords <= kThreads, "a word for each thread");
-    const int i = thread_index();
-    if (i >= kWords) return;
-    const int outer = i / kRow, inner = i % kRow * 32, x = Tile::kAlongK ? outer : inner, k = Tile::kAlongK ? 0 : outer;
-    const bool inside = operand.x[at.table][x] != kOutside && operand.k[slot][k] != kOutside;
-    const int64_t row = (Tile::kAlongK ? x0 : at.k) + outer, bit = (Tile::kAlongK ? at.k : x0) + inner;
-    const Mask& mask = g.gate.mask;
-    copy_async<4>(&masked().mask[stage][i], inside ? mask.words + (row * mask.pitch + bit / 32) : mask.words,
-                  inside ? 4 : 0);
+      start(shared.stages.b, shared.work.n0);
   }
 
   // `step`: of all along k
