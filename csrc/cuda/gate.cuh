@@ -65,7 +65,7 @@ PW_CALLED void start_mask(const Mask& mask, const Tile&, const int64_t (&side)[T
   copy_async<4>(to + i, inside ? mask.words + (row * mask.pitch + bit / 32) : mask.words, inside ? 4 : 0);
 }
 
-// dy = passes ? dy : dy activation'(0). `skip`: bits of the first words that come before the tile.
+// dy = passes ? dy : dy activation'(0). `skip`: bits of a word that belong to steps before it.
 template <int THREADS, class Tile>
 PW_DEVICE void apply_mask(const Activation& a, Tile& dy, const uint32_t* words, int skip) {
   using T = typename Tile::Element;
@@ -73,7 +73,7 @@ PW_DEVICE void apply_mask(const Activation& a, Tile& dy, const uint32_t* words, 
   const float slope = float(a.alpha);
   change_runs<THREADS>(dy, [&](auto& run, int inner, int outer) {
     constexpr int N = sizeof(run.v) / sizeof(T);
-    const uint32_t bits = words[outer * MaskTile<Tile>::kRow + inner / 32] >> (inner % 32 + skip);
+    const uint32_t bits = words[outer * MaskTile<Tile>::kRow + inner / 32] >> (inner % 32 + (Tile::kAlongK ? skip : 0));
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float v = widen(run.v[i]);

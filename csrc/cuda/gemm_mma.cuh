@@ -201,12 +201,13 @@ struct GemmMma {
 
   // `step`: of all along k
   PW_DEVICE void apply_gate(int stage, int64_t step) {
+    const auto by_mask = [&](auto& dy) {
+      apply_mask<kThreads>(g.gate.activation, dy, masked().mask[stage], int(step * kDepth % 32));
+    };
     if (g.gate.mask.words && g.gate_on_a())
-      apply_mask<kThreads>(g.gate.activation, shared.stages.a.stage[stage], masked().mask[stage],
-                           TileA::kAlongK ? int(step * kDepth % 32) : 0);
+      by_mask(shared.stages.a.stage[stage]);
     else if (g.gate.mask.words)
-      apply_mask<kThreads>(g.gate.activation, shared.stages.b.stage[stage], masked().mask[stage],
-                           TileB::kAlongK ? int(step * kDepth % 32) : 0);
+      by_mask(shared.stages.b.stage[stage]);
     else if (g.gate_on_a())
       pw::apply_gate<kThreads>(g.gate.activation, shared.stages.a.stage[stage], gated().saved_a.stage[stage]);
     else

@@ -21,6 +21,8 @@ COMMON = {
     "wrong_wait": ("gemm_fma.cuh", "copy_async_wait<0>();", "copy_async_wait<1>();"),
     "mma_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
     "gate_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // dZ is complete", "// dZ is complete"),
+    "mask_of_fewer_lanes": ("gemm_mma.cuh", "join_lanes<32 / RUN>", "join_lanes<16 / RUN>"),
+    "mask_beyond_the_end": ("gate.cuh", "side[x] != kOutside && depth[k]", "depth[k]"),
     "mma_wrong_wait": ("gemm_mma.cuh", "copy_async_wait<kStages - 2>();", "copy_async_wait<kStages - 1>();"),
 }
 OTHERS = {
@@ -41,6 +43,11 @@ OTHERS = {
     "gate_of_other_strides": ("gemm_mma.cuh", "saved.row, shared.work.m0", "s.a.row, shared.work.m0"),
     "gate_beyond_the_end": ("gemm_mma.cuh", "offset_or_outside(s.k, saved.col,", "offset(s.k, saved.col,"),
     "gate_read_too_wide": ("access.h", "if (saved.data && g.gate_on_a())", "if (!saved.data)"),
+    "mask_of_the_next_stage": ("gemm_mma.cuh", "masked().mask[stage]);", "masked().mask[0]);"),
+    "mask_of_another_half_step": ("gate.cuh", "Tile::kAlongK ? skip : 0", "0"),
+    "mask_of_columns_beyond": ("epilogue.cuh", "i < count && passes(", "passes("),
+    "mask_stored_beyond_the_end": ("gemm_mma.cuh", "if (inside && x % 32 == 0)", "if (x % 32 == 0)"),
+    "mask_of_shares": ("reduce.cuh", "join_lanes<32>", "join_lanes<16>"),
     "row_sums_barrier": ("gemm_mma.cuh", f"{BARRIER}  // all parts of a row", "// all parts of a row"),
     "row_sums_lost": ("reduce.cuh", "if (n == g.n.count()) {", "if (n == g.n.count()) {\n      continue;"),
     "run_beyond_the_end": ("epilogue.cuh", "if (i < count) to[i] = v[i];", "to[i] = v[i];"),
