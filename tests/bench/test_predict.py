@@ -25,10 +25,10 @@ def test_forward_is_one_launch_at_the_floor_of_its_traffic(layout: str) -> None:
 def test_backward_names_every_kernel() -> None:
     dx, dw, total = predict.launches(LAYER, "bf16", "nhwc", backward=True)
     assert total.kernel == "reduce"
-    assert dx.memory_bytes == 2 * (PIXELS * (2 * 256 + 64) + 64 * 256)  # dy and y, and dx
+    assert dx.memory_bytes == 2 * (PIXELS * (256 + 64) + 64 * 256) + PIXELS * 256 / 8  # dy and a bit each, and dx
     assert dx.product == f"{PIXELS}x64x256"
-    assert dx.kernel.endswith(" of dY")
-    assert " of dY with db" in dw.kernel
+    assert dx.kernel.endswith(" of dY by bits")
+    assert " of dY by bits with db" in dw.kernel
     assert dw.product == f"256x64x{PIXELS}"
     assert "shares of K" in dw.kernel
     assert total.memory_bytes == 0
