@@ -58,7 +58,7 @@ def _conv(
 
 
 def _conv_saved(*args: Any) -> tuple[Tensor, Tensor]:
-    """(y, z): z before the activation, from which its derivative is computed."""
+    """(y, z): z before the activation, from which its derivative is computed; it says as much as a mask."""
     *linear, activation, alpha, beta = args
     z = _conv(*[*linear, "none", 0.0, 0.0])
     return ACTIVATIONS[activation].function(z, alpha, beta), z

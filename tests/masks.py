@@ -1,4 +1,4 @@
-"""Masks in plain PyTorch, for tests to compare with: of which outputs the gradient passes, as CUDA's kernels write it."""
+"""Masks in plain PyTorch, for tests to compare with: of which outputs the gradient passes, a bit for each."""
 
 from __future__ import annotations
 

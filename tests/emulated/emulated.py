@@ -50,7 +50,9 @@ class _Conv(torch.autograd.Function):
         return (None, None, *[next(grads) if n else None for n in needed])
 
 
-def conv(input, weight, bias=None, stride=1, padding=0, groups=1, *, activation=None, residual=None, masks=True) -> Tensor:
+def conv(
+    input, weight, bias=None, stride=1, padding=0, groups=1, *, activation=None, residual=None, masks=True
+) -> Tensor:
     """As pw.pointwise_conv, with gradients, by the CUDA kernels on the emulator; `masks`: saves them instead of y."""
     strides, paddings = stride_and_padding(stride, padding, 1, groups)
     options = (list(strides), list(paddings), groups, *parse_activation(activation))
