@@ -310,6 +310,7 @@ struct GemmMma {
   template <int RUN>
   PW_DEVICE void write_part(int part, const Operands<T>& to, float* partials) {
     constexpr int kRuns = kTileN / RUN;
+    static_assert(kPartRows * kRuns % kThreads == 0, "all lanes of a warp make words together");
     Output& out = shared.output;
     const int64_t m_count = g.m.count(), n_count = g.n.count(), columns = partial_columns(g);
 #pragma unroll 1
@@ -317,7 +318,7 @@ struct GemmMma {
       const int row = e / kRuns, x = e % kRuns * RUN;
       const int y = row / 16 * Traits::kWarpM + part * 16 + row % 16;
       const int64_t m = shared.work.m0 + y, n = shared.work.n0 + x;
-      const bool inside = !(m >= m_count || n >= n_count);
+      const bool inside = m < m_count && n < n_count;
       uint32_t bits = 0;
       if (inside) {
         const int count = n_count - n < RUN ? int(n_count - n) : RUN;

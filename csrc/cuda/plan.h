@@ -95,7 +95,9 @@ inline int blocks_held(const Gemm& g, const Tile& tile) {
   return gate ? std::min(tile.blocks, std::max(1, (227 << 10) / bytes)) : tile.blocks;
 }
 
-inline double derivatives_per_us(const Activation& a) { return clips(a) ? Model::kClip : Model::kCurve; }
+inline double derivatives_per_us(const Activation& a, const Mask& mask) {
+  return clips(a) || mask.words ? Model::kClip : Model::kCurve;
+}
 
 // Bytes that a plan moves: from and to device memory if every operand is read once, and to the tiles, from the cache.
 struct Traffic {
@@ -123,7 +125,7 @@ inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const 
   const double share = double(tuning.multiprocessors) * blocks_held(g, tile);
   const double depth = double(p.steps_per_split * p.tile_k);
   const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
-  const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation);
+  const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation, g.gate.mask);
   const double row = (tile.m + tile.n) * double(element_bytes(g.dtype)) + gate * saved_bytes(g.gate, g.dtype);
   const double operands = row * depth * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
@@ -228,7 +230,7 @@ inline double memory_bytes(const ActivationGrad& a) {
 // Its own launch and that of the sum of db's shares.
 inline double predict(const ActivationGrad& a) {
   const double derivatives =
-      writes_dz(a) ? double(a.pixels.count() * a.channels) / derivatives_per_us(a.activation) : 0;
+      writes_dz(a) ? double(a.pixels.count() * a.channels) / derivatives_per_us(a.activation, a.mask) : 0;
   return Model::kLaunch * (1 + (a.db != nullptr)) + std::max(memory_bytes(a) / Model::kMemory, derivatives);
 }
 

@@ -35,7 +35,7 @@ OTHERS = {
     "mma_barrier_before_output": ("gemm_mma.cuh", f"{BARRIER}  // the stages' memory", "// the stages' memory"),
     "mma_barrier_before_write": ("gemm_mma.cuh", f"{BARRIER}\n      if (run == kRun)", "if (run == kRun)"),
     "mma_barrier_after_write": ("gemm_mma.cuh", f"{BARRIER}  // the part has been read", "// the part has been read"),
-    "mma_store_beyond_the_end": ("gemm_mma.cuh", "if (m >= m_count ||", "if (m > m_count ||"),
+    "mma_store_beyond_the_end": ("gemm_mma.cuh", "inside = m < m_count &&", "inside = m <= m_count &&"),
     "mma_copy_beyond_the_end": ("gemm_mma.cuh", "int(left < V ? left : V)", "V"),
     "mma_lost_sums": ("gemm_mma.cuh", " || step + 1 == steps", ""),
     "mma_wrong_fragment": ("mma.cuh", "tile.at(x + row + below, k + right)", "tile.at(x + row + right, k + below)"),
