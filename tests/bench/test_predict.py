@@ -35,9 +35,10 @@ def test_backward_names_every_kernel() -> None:
 
 
 def test_dz_is_written_where_the_products_are_bound_by_the_tensor_cores() -> None:
-    kernels = [row.kernel for row in predict.launches(Layer("test", 32, (2048,), 2048, 28), "fp32", "nchw", True)]
-    assert kernels[0] == "activation_backward"
-    assert not any("of dY" in kernel for kernel in kernels)
+    dz, *products = predict.launches(Layer("test", 32, (2048,), 2048, 28), "fp32", "nchw", True)
+    assert dz.kernel == "activation_backward"
+    assert dz.memory_bytes == 32 * 28 * 28 * 2048 * (4 + 4 + 1 / 8)  # dy, dz and a bit
+    assert not any("of dY" in launch.kernel for launch in products)
 
 
 def test_every_layer_is_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
