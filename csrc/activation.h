@@ -91,6 +91,14 @@ void with_activation(const Activation& a, F f) {
 // Whether the derivative is 0 or 1 by comparisons of what was saved with 0, and for relu6 with 6.
 PW_HD bool clips(const Activation& a) { return a.kind == Act::relu || a.kind == Act::relu6; }
 
+// Whether the gradient of y = activation(z) passes as it is, where one_bit(a) holds. The others are activation_grad's
+// of y = 0, and y = 1 stands for those that pass.
+template <class T>
+PW_HD bool passes(const Activation& a, T y) {
+  if (a.kind == Act::leaky_relu) return y > T(0);
+  return !(y <= T(0)) && !(a.kind == Act::relu6 && y >= T(6));  // NaN passes
+}
+
 // dz = dy activation'(saved), saved = z where saves_z(a), else y. Ties at a kink follow PyTorch's backward formulas.
 template <class T>
 PW_HD T activation_grad(const Activation& a, T dy, T saved) {

@@ -36,7 +36,7 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {
 
 bool gates(const std::vector<Products>& products, const ActivationGrad& pass) { return pw::gates(products, pass); }
 
-constexpr Backend kBackend{"cuda", gemm, activation_grad, gates};
+constexpr Backend kBackend{"cuda", gemm, activation_grad, gates, /*masks=*/true};
 
 // Without the guard a kernel would start on the current device, whichever that is.
 at::Tensor conv(PW_CONV_ARGS) {

@@ -39,7 +39,7 @@ bool gates(const std::vector<Products>& products, const ActivationGrad& pass) {
   return pw::gates(products, pass, tuning);
 }
 
-constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates};
+constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates, /*masks=*/true};
 
 ConvParams params(at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups, c10::string_view activation,
                   double alpha, double beta) {
@@ -52,10 +52,10 @@ at::Tensor conv(PW_CONV_ARGS) {
 }
 
 std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) {
-  at::Tensor z;
+  at::Tensor saved;
   at::Tensor y = conv_forward(kEmulated, inputs, weight, bias, residual,
-                              params(stride, padding, groups, activation, alpha, beta), &z);
-  return {y, z};
+                              params(stride, padding, groups, activation, alpha, beta), &saved);
+  return {y, saved};
 }
 
 std::vector<at::Tensor> backward(PW_BACKWARD_ARGS) {
