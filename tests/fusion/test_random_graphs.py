@@ -163,7 +163,7 @@ def test_a_fused_model_does_what_eager_does(program: Program) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@quiet(2000)
+@quiet(200)
 @given(program=programs(steps=10))
 def test_larger_models(program: Program) -> None:
     check(program)
@@ -233,7 +233,7 @@ def test_a_rewritten_graph_does_what_eager_does(program: Program) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@quiet(100)
+@quiet(20)
 @given(program=programs())
 @pytest.mark.usefixtures("kernels")
 def test_more_rewritten_graphs(program: Program) -> None:
