@@ -56,9 +56,9 @@ PW_HD T activate(const Activation& a, T z) {
     case Act::gelu_tanh:
       return T(0.5) * z * (T(1) + tanh(gelu_tanh_inner(z)));
     case Act::hardswish:  // z clamp(z + 3, 0, 6) / 6
-      return z * clamp(z + T(3), T(0), T(6)) / T(6);
+      return z * (clamp(z + T(3), T(0), T(6)) * T(1.0 / 6));
     case Act::hardsigmoid:  // clamp(z + 3, 0, 6) / 6
-      return clamp(z + T(3), T(0), T(6)) / T(6);
+      return clamp(z + T(3), T(0), T(6)) * T(1.0 / 6);
     case Act::sigmoid:
       return sigmoid(z);
     case Act::tanh:
@@ -69,8 +69,35 @@ PW_HD T activate(const Activation& a, T z) {
   return z;
 }
 
+// Calls f(y = activation(z)) with the kind decided, for loops that need not decide it again. Curves have a loop each.
+template <class F>
+void with_activation(const Activation& a, F f) {
+  switch (a.kind) {
+    case Act::silu:
+      return f([](auto z) { return activate({Act::silu}, z); });
+    case Act::hardswish:
+      return f([](auto z) { return activate({Act::hardswish}, z); });
+    case Act::sigmoid:
+      return f([](auto z) { return activate({Act::sigmoid}, z); });
+    case Act::gelu:
+      return f([](auto z) { return activate({Act::gelu}, z); });
+    case Act::gelu_tanh:
+      return f([](auto z) { return activate({Act::gelu_tanh}, z); });
+    default:
+      return f([&](auto z) { return activate(a, z); });
+  }
+}
+
 // Whether the derivative is 0 or 1 by comparisons of what was saved with 0, and for relu6 with 6.
 PW_HD bool clips(const Activation& a) { return a.kind == Act::relu || a.kind == Act::relu6; }
+
+// Whether the gradient of y = activation(z) passes as it is, where one_bit(a) holds. The others are activation_grad's
+// of y = 0, and y = 1 stands for those that pass.
+template <class T>
+PW_HD bool passes(const Activation& a, T y) {
+  if (a.kind == Act::leaky_relu) return y > T(0);
+  return !(y <= T(0)) && !(a.kind == Act::relu6 && y >= T(6));  // NaN passes
+}
 
 // dz = dy activation'(saved), saved = z where saves_z(a), else y. Ties at a kink follow PyTorch's backward formulas.
 template <class T>

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/variable.h>
 #include <torch/library.h>
 
+#include "mask.h"
 #include "ops.h"
 
 namespace pw {
@@ -32,8 +33,10 @@ struct Options : torch::CustomClassHolder {
   Activation parsed() const { return parse_activation(activation, alpha, beta); }
 };
 
-// dz = dy activation'(saved), differentiable in both
-at::Tensor differentiable_activation_grad(const Options& options, const at::Tensor& dy, const at::Tensor& saved) {
+// dz = dy activation'(saved), differentiable in both; a mask is constant, as is the derivative that it tells of.
+at::Tensor differentiable_activation_grad(const Options& options, const at::Tensor& dy, const at::Tensor& given,
+                                          bool batched) {
+  const at::Tensor saved = given.defined() && is_mask(given) ? expand_mask(given, dy, batched) : given;
   switch (options.parsed().kind) {
     case Act::none:
       return dy;
@@ -99,7 +102,7 @@ variable_list differentiable_backward(const at::Tensor& dz, at::TensorList input
 class Conv : public torch::autograd::Function<Conv> {
  public:
   // Returns y, and z as a second output where the derivative is taken from it: as outputs of this very node both stay
-  // attached to the graph, so that a gradient's gradient flows through what was saved.
+  // attached to the graph, so that a gradient's gradient flows through what was saved. A mask needs none.
   static variable_list forward(AutogradContext* ctx, at::TensorList inputs, const at::Tensor& weight,
                                const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual,
                                const c10::intrusive_ptr<Options>& options) {
@@ -108,7 +111,11 @@ class Conv : public torch::autograd::Function<Conv> {
         options->stride, options->padding, options->groups, options->activation, options->alpha, options->beta);
     const Activation parsed = options->parsed();
     variable_list outputs;
-    if (saves_z(parsed)) {
+    at::Tensor mask;
+    if (inputs[0].is_cuda() && keeps_mask(inputs[0].scalar_type(), {stride, padding, groups, parsed})) {
+      auto [y, bits] = call_conv_saved(PW_CONV_PASS);
+      outputs = {y}, mask = bits;
+    } else if (saves_z(parsed)) {
       auto [y, z] = call_conv_saved(PW_CONV_PASS);
       outputs = {y, z};
     } else {
@@ -116,7 +123,7 @@ class Conv : public torch::autograd::Function<Conv> {
     }
     variable_list saved(inputs.begin(), inputs.end());
     saved.push_back(weight);
-    saved.push_back(parsed.kind == Act::none ? at::Tensor() : outputs.back());
+    saved.push_back(parsed.kind == Act::none ? at::Tensor() : mask.defined() ? mask : outputs.back());
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["options"] = c10::IValue::make_capsule(options);  // one entry: each costs a hash map's node
     ctx->set_materialize_grads(false);
@@ -146,7 +153,8 @@ class Conv : public torch::autograd::Function<Conv> {
 
     variable_list grads;
     if (dz_more.defined()) {  // a second derivative, which reached z directly
-      at::Tensor dz = dy.defined() ? differentiable_activation_grad(options, dy, saved) + dz_more : dz_more;
+      const bool batched = inputs[0].dim() == weight.dim();
+      at::Tensor dz = dy.defined() ? differentiable_activation_grad(options, dy, saved, batched) + dz_more : dz_more;
       grads = differentiable_backward(dz, inputs, weight, options, needed);
     } else {
       const bool pass = linear && needed[sources + 2];  // the residual's gradient is dy itself
@@ -206,7 +214,8 @@ void autograd_conv_out(PW_CONV_ARGS, at::Tensor& out) {
 std::vector<at::Tensor> autograd_conv_backward(PW_BACKWARD_ARGS) {
   if (any_needs_grad(grad_output, inputs, weight, saved)) {
     const Options options(stride, padding, groups, activation, alpha, beta);
-    const at::Tensor dz = differentiable_activation_grad(options, grad_output, saved.value_or(at::Tensor()));
+    const at::Tensor dz = differentiable_activation_grad(options, grad_output, saved.value_or(at::Tensor()),
+                                                         inputs[0].dim() == weight.dim());
     const c10::SmallVector<bool, kSources + 3> mask(needed.begin(), needed.end());
     return differentiable_backward(dz, inputs, weight, options, mask);
   }

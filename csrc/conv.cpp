@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "mask.h"
 #include "shape.h"
 #include "views.h"
 
@@ -91,6 +92,7 @@ struct Forward {
   const at::Tensor& like;
   const Activation& activation;
   View y, z, residual;
+  Mask mask;
   const char* bias;
   int64_t bias_step;
 
@@ -102,6 +104,7 @@ struct Forward {
       return v.data ? v.at_channel(channel).sampled(out_start, {1, 1, 1}).with_pixels(g.pixels) : Matrix{};
     };
     g.c = place(y), g.z = place(z), g.residual = place(residual);
+    g.mask = mask;
     g.bias = bias ? bias + channel * bias_step * y.itemsize : nullptr;
     g.bias_step = bias_step;
     g.bias_on_m = g.pixels == Pixels::on_n;
@@ -153,7 +156,8 @@ struct Backward {
   at::TensorList inputs;
   const at::Tensor& weight;
   View dz;     // dY where there is a gate
-  View saved;  // what the gate reads, if there is one
+  View saved;  // what the gate reads, if there is one,
+  Mask mask;   // or the mask in its place
   Activation activation;
   char* db = nullptr;  // where the products of dW write it, if they are to
   Interior inside{shape};
@@ -161,7 +165,7 @@ struct Backward {
   // dZ of the channels from `channel` on as an operand
   Matrix gradient(Gemm& g, int64_t channel) const {
     const auto place = [&](const View& v) { return inside.of_output(v).at_channel(channel).with_pixels(g.pixels); };
-    if (saved.data) g.gate = {place(saved), activation};
+    if (saved.data || mask.words) g.gate = {place(saved), activation, mask};
     return place(dz);
   }
 
@@ -252,22 +256,28 @@ DType parse_dtype(at::ScalarType type) {
 
 at::Tensor conv_forward(const Backend& backend, at::TensorList inputs, const at::Tensor& weight,
                         const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual,
-                        const ConvParams& params, at::Tensor* z, at::Tensor* out) {
+                        const ConvParams& params, at::Tensor* saved, at::Tensor* out) {
   const Shape shape = check_shape(inputs, weight, bias, residual, params);
   const at::Tensor& like = inputs[0];
   parse_dtype(like.scalar_type());
   const auto sizes = shape.output_sizes();
   at::Tensor y = out ? *out : empty_in_format_of(like, sizes, shape.batched);
-  if (z) *z = empty_in_format_of(like, sizes, shape.batched);
+  const View view(y, shape);
+  const bool masked = saved && backend.masks && keeps_mask(like.scalar_type(), params);
+  if (masked)
+    *saved = empty_mask(shape, pixel_side(view, shape.out_channels) == Pixels::on_n, like);
+  else if (saved)
+    *saved = empty_in_format_of(like, sizes, shape.batched);
   if (y.numel() == 0) return y;
 
   const Forward forward{backend,
                         shape,
                         like,
                         params.activation,
-                        View(y, shape),
-                        z ? View(*z, shape) : View(),
+                        view,
+                        saved && !masked ? View(*saved, shape) : View(),
                         residual ? View(*residual, shape) : View(),
+                        masked ? view_mask(*saved) : Mask(),
                         bias ? static_cast<const char*>(bias->data_ptr()) : nullptr,
                         bias ? bias->stride(0) : 0};
   if (!shape.interior_is_all()) forward.border();
@@ -276,7 +286,7 @@ at::Tensor conv_forward(const Backend& backend, at::TensorList inputs, const at:
 }
 
 std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& grad_output, at::TensorList inputs,
-                                      const at::Tensor& weight, const std::optional<at::Tensor>& saved,
+                                      const at::Tensor& weight, const std::optional<at::Tensor>& given,
                                       const ConvParams& params, c10::ArrayRef<bool> needed) {
   const size_t sources = inputs.size();
   TORCH_CHECK(needed.size() == sources + 3, "pointwise_conv: needed has ", needed.size(), " entries, expected ",
@@ -284,11 +294,19 @@ std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& 
   // The checks of a residual are those of a gradient of the output, and of the saved output.
   Shape shape = check_shape(inputs, weight, std::nullopt, grad_output, params);
   const bool linear = params.activation.kind == Act::none;
-  TORCH_CHECK(linear || saved,
+  TORCH_CHECK(linear || given,
               "pointwise_conv: saved is None, expected the output (or the value before the "
               "activation) of the forward call, which activation's derivative needs");
-  if (saved && !linear) check_shape(inputs, weight, std::nullopt, saved, params);
   const at::Tensor& like = inputs[0];
+  const bool masked = !linear && is_mask(*given), by_mask = masked && backend.masks;
+  at::Tensor saved;
+  if (masked) {
+    check_mask(*given, shape, like, params);
+    saved = by_mask ? given->contiguous() : expand_mask(*given, grad_output, shape.batched);
+  } else if (!linear) {
+    check_shape(inputs, weight, std::nullopt, given, params);
+    saved = *given;
+  }
   const DType dtype = parse_dtype(like.scalar_type());
   const bool need_bias = needed[sources + 1], need_residual = needed[sources + 2];
 
@@ -314,11 +332,13 @@ std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& 
     }
     for (const Gemms& g : gemms) add_launches(g, sources, products);
   };
+  const View saved_view = linear || by_mask ? View() : View(saved, shape);
+  const Mask mask = by_mask ? view_mask(saved) : Mask();
   const auto gated = [&](const ActivationGrad& pass) {
     const bool dz_needed = need_residual && !linear, db_beside_dw = dw.defined() && shape.interior_is_all();
     if (!backend.gates || dz_needed || (need_bias && !db_beside_dw)) return false;
-    set_products({shape, inputs, weight, View(grad_output, shape), linear ? View() : View(*saved, shape),
-                  params.activation, need_bias ? static_cast<char*>(db.data_ptr()) : nullptr});
+    set_products({shape, inputs, weight, View(grad_output, shape), saved_view, mask, params.activation,
+                  need_bias ? static_cast<char*>(db.data_ptr()) : nullptr});
     if (backend.one_pass && backend.one_pass(products, pass, like)) return products.clear(), true;
     return !products.empty() && backend.gates(products, pass);
   };
@@ -331,13 +351,13 @@ std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& 
     pass.pixels = {{shape.batch, shape.out_size[0], shape.out_size[1], shape.out_size[2]}};
     pass.channels = shape.out_channels;
     pass.dy = View(grad_output, shape).by_pixel();
-    if (!linear) pass.saved = View(*saved, shape).by_pixel();
+    pass.saved = saved_view.by_pixel(), pass.mask = mask;
     if (need_bias) pass.db = db.data_ptr();
     done = gated(pass);
     if (!done) {  // dZ = dY activation'(saved) and db, in one pass over dY
-      if (!linear) dz = empty_in_format_of(*saved, grad_output.sizes(), shape.batched);
+      if (!linear) dz = empty_in_format_of(masked ? like : saved, grad_output.sizes(), shape.batched);
       if (!linear) pass.dz = View(dz, shape).by_pixel();
-      Steps* steps[] = {&pass.dy.row, linear ? nullptr : &pass.saved.row, linear ? nullptr : &pass.dz.row};
+      Steps* steps[] = {&pass.dy.row, saved_view.data ? &pass.saved.row : nullptr, linear ? nullptr : &pass.dz.row};
       collapse(pass.pixels, steps);
       backend.activation_grad(pass, like);
     }

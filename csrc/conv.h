@@ -18,6 +18,7 @@ struct Backend {
   void (*activation_grad)(const ActivationGrad& problem, const at::Tensor& like);
   // Whether products with a gate and row sums, which make dZ and db themselves, replace `pass`. Null: it has none.
   bool (*gates)(const std::vector<Products>& products, const ActivationGrad& pass) = nullptr;
+  bool masks = false;  // whether its kernels write and read masks
   // Computes them, dX and dW, by one kernel if that is faster than either; else returns false. Null: it has none.
   bool (*one_pass)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
 };
@@ -33,10 +34,11 @@ struct ConvParams {
 Activation parse_activation(c10::string_view name, double alpha, double beta);
 DType parse_dtype(at::ScalarType type);
 
-// y, or (y, z) with z the value before the activation. `out` is resized and written when given.
+// y, and what the backward pass needs of it when `saved` is given: a mask where there is one, else z, the value before
+// the activation. `out` is resized and written when given.
 at::Tensor conv_forward(const Backend&, at::TensorList inputs, const at::Tensor& weight,
                         const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual,
-                        const ConvParams&, at::Tensor* z = nullptr, at::Tensor* out = nullptr);
+                        const ConvParams&, at::Tensor* saved = nullptr, at::Tensor* out = nullptr);
 
 // The gradients with needed[i] set, of (inputs..., weight, bias, residual), in that order and without gaps.
 std::vector<at::Tensor> conv_backward(const Backend&, const at::Tensor& grad_output, at::TensorList inputs,

@@ -6,7 +6,7 @@
 #ifdef __CUDACC__
 #define PW_HD __host__ __device__ __forceinline__
 #else
-#define PW_HD inline
+#define PW_HD inline __attribute__((always_inline))
 #endif
 
 namespace pw {

@@ -53,7 +53,10 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
   const Gemm& g = products[0];
   const GemmPlan p = plan_gemm(products.data(), count);
   const Traffic moved = traffic(g, p);
-  const std::string gate = g.gate.saved.data ? " of dY" : "", rows = g.row_sums ? " with db" : "";
+  const std::string gate = g.gate.mask.words   ? " of dY by bits"
+                           : g.gate.saved.data ? " of dY"
+                                               : "",
+                    rows = g.row_sums ? " with db" : "";
   const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n) + gate + rows;
   Prediction kernel{(p.kernel == Kernel::mma ? "gemm_mma " : "gemm_fma ") + tile,
                     g.m.count(),
@@ -69,7 +72,7 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
                    0,
                    0,
                    0,
-                   divide_up(count * g.m.count() * partial_columns(g), 256),
+                   divide_up(count * g.m.count() * reduce_columns(g), 256),
                    0,
                    moved.partials,
                    Model::kLaunch + moved.partials / Model::kCache};
@@ -120,15 +123,18 @@ std::vector<std::string> explain_conv(PW_CONV_ARGS) {
 }
 
 std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, bool backward) {
-  const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad};
-  const Backend recorder{"predict", predicted_gemm, predicted_grad, predicted_gates, predicted_one_pass};
+  const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad, nullptr, /*masks=*/true};
+  const Backend recorder{"predict",       predicted_gemm, predicted_grad,
+                         predicted_gates, /*masks=*/true, predicted_one_pass};
   predictions.clear(), allow_tf32 = tf32;
-  const at::Tensor y = device_conv(backward ? silent : recorder, PW_CONV_PASS);
   if (backward) {
+    const auto [y, saved] = device_conv_saved(silent, PW_CONV_PASS);
     c10::List<bool> needed;
     for (size_t i = 0; i <= inputs.size(); ++i) needed.push_back(true);
     needed.push_back(bias.has_value()), needed.push_back(false);
-    device_conv_backward(recorder, y, inputs, weight, y, stride, padding, groups, activation, alpha, beta, needed);
+    device_conv_backward(recorder, y, inputs, weight, saved, stride, padding, groups, activation, alpha, beta, needed);
+  } else {
+    device_conv(recorder, PW_CONV_PASS);
   }
   return std::move(predictions);
 }

@@ -57,10 +57,10 @@ at::Tensor device_conv(const Backend& backend, PW_CONV_ARGS) {
 }
 
 std::tuple<at::Tensor, at::Tensor> device_conv_saved(const Backend& backend, PW_CONV_ARGS) {
-  at::Tensor z;
+  at::Tensor saved;
   at::Tensor y = conv_forward(backend, inputs, weight, bias, residual,
-                              {stride, padding, groups, parse_activation(activation, alpha, beta)}, &z);
-  return {std::move(y), std::move(z)};
+                              {stride, padding, groups, parse_activation(activation, alpha, beta)}, &saved);
+  return {std::move(y), std::move(saved)};
 }
 
 void device_conv_out(const Backend& backend, PW_CONV_ARGS, at::Tensor& out) {

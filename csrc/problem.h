@@ -54,6 +54,11 @@ PW_HD bool saves_z(const Activation& a) {
   }
 }
 
+// One bit of y, whether its gradient passes, is all that the derivative of these takes: see passes() in activation.h.
+PW_HD bool one_bit(const Activation& a) {
+  return a.kind == Act::relu || a.kind == Act::relu6 || (a.kind == Act::leaky_relu && a.alpha >= 0);
+}
+
 constexpr int kRank = 4;     // an axis of pixels has up to four nested dimensions: (N, D, H, W)
 constexpr int kSources = 8;  // inputs of one call, whose channels follow one another
 
@@ -84,6 +89,14 @@ struct Matrix {
   Steps row, col;
 };
 
+// Bits for the elements of an activation's output, 32 to a word, each row with words of its own: bit i % 32 of word
+// row * pitch + i / 32. Rows are channels and bits pixels, or the other way round, whichever are neighbours in memory.
+struct Mask {
+  uint32_t* words = nullptr;  // null: absent
+  int64_t pitch = 0;          // words of a row
+  bool along_pixels = true;   // the bits of a row
+};
+
 // A part of the sum over k: one input of several, or all there is.
 struct Segment {
   Matrix a, b;
@@ -91,10 +104,12 @@ struct Segment {
 };
 
 // Makes dZ = dY activation'(saved) of an operand dY as a kernel reads it, so that dZ never lies in memory. `saved` has
-// the shape of that operand; null: the operand is taken as it is.
+// the shape of that operand; a mask takes its place. Neither: the operand is taken as it is.
 struct Gate {
   Matrix saved;
   Activation activation;
+  Mask mask;
+  PW_HD bool present() const { return saved.data || mask.words; }
 };
 
 enum class Pixels : int32_t { on_m, on_n, on_k };  // where the long axis is
@@ -108,6 +123,7 @@ struct Gemm {
   Segment segment[kSources];
   Matrix c;
   Matrix z;         // also written, before the activation, when present
+  Mask mask;        // also written, of the elements of C, bits along n, when present
   Matrix residual;  // dtype of C, as bias
   const void* bias = nullptr;
   int64_t bias_step = 1;
@@ -132,6 +148,7 @@ struct ActivationGrad {
   Axis pixels;  // (N, D, H, W)
   int64_t channels = 0;
   Matrix dy, saved, dz;  // row: pixels; col: channels (last dimension)
+  Mask mask;             // in place of saved, when present
   void* db = nullptr;    // (channels,), contiguous
 };
 

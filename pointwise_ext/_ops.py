@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_shapes
+from .masks import is_mask, keeps_mask, mask_size
 
 BUILD_INFO_FILE = Path(__file__).with_name("_build_info.json")
 
@@ -97,7 +98,11 @@ def _register_fakes() -> None:
         return _empty_in_format_of(inputs[0], size, batched=inputs[0].dim() == weight.dim())
 
     def conv_saved(*args: Any) -> tuple[Tensor, Tensor]:
-        return conv(*args), conv(*args)
+        inputs, weight, *_, padding, groups, activation, alpha, _ = args
+        y = conv(*args)
+        if inputs[0].device.type == "cuda" and keeps_mask(y.dtype, padding, groups, activation, alpha):
+            return y, inputs[0].new_empty(mask_size(y, batched=y.dim() == weight.dim()), dtype=torch.int32)
+        return y, conv(*args)
 
     def conv_out(*args: Any) -> None:
         *args_of_conv, out = args
@@ -118,8 +123,9 @@ def _register_fakes() -> None:
             grads.append(weight.new_empty(weight.shape[0]))
         if need_residual:
             linear = saved is None or args[3] == "none"
+            like = grad_output if linear else inputs[0] if is_mask(saved) else saved
             grads.append(
-                torch.empty_like(grad_output) if linear else _empty_in_format_of(saved, grad_output.shape, batched)
+                torch.empty_like(grad_output) if linear else _empty_in_format_of(like, grad_output.shape, batched)
             )
         return grads
 

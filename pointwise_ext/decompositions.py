@@ -11,6 +11,7 @@ from torch import Tensor
 from . import _ops, reference
 from .activations import ACTIVATIONS
 from .arguments import per_dimension
+from .masks import expand_mask, is_mask
 
 aten = torch.ops.aten
 
@@ -57,7 +58,7 @@ def _conv(
 
 
 def _conv_saved(*args: Any) -> tuple[Tensor, Tensor]:
-    """(y, z): z before the activation, from which its derivative is computed."""
+    """(y, z): z before the activation, from which its derivative is computed; it says as much as a mask."""
     *linear, activation, alpha, beta = args
     z = _conv(*[*linear, "none", 0.0, 0.0])
     return ACTIVATIONS[activation].function(z, alpha, beta), z
@@ -100,6 +101,8 @@ def _conv_backward(
 ) -> list[Tensor]:
     """The gradients of inputs, weight, bias and residual that are needed, without gaps."""
     spatial = weight.dim() - 2
+    if saved is not None and is_mask(saved):
+        saved = expand_mask(saved, grad_output, batched=grad_output.dim() == weight.dim())
     dz = _ACTIVATION_GRADIENTS[activation](grad_output, saved, alpha, beta)
     x = inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1 - spatial)
     batched = x.dim() == weight.dim()

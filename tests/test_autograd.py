@@ -175,13 +175,16 @@ def test_a_saved_tensor_changed_in_place_is_noticed(conv, changed: str) -> None:
     y = conv(x, w, activation="relu")
     with torch.no_grad():
         {"x": x, "w": w, "y": y}[changed].mul_(2)
+    if changed == "y" and y.is_cuda:  # a mask was saved in its place
+        y.sum().backward()
+        return
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 
 
 @pytest.mark.parametrize("activation", ["relu", "relu6", "sigmoid", "tanh", ("leaky_relu", 0.1)], ids=str)
 def test_what_derives_from_the_output_saves_only_the_output(kernels, activation) -> None:
-    """Saved: input, weight, y. No copy and no value before the activation."""
+    """Saved: input, weight, y or, on CUDA, a bit for each element of it. No copy and no value before the activation."""
     x, w = torch.randn(2, 8, 4, 4, requires_grad=True), torch.randn(6, 8, 1, 1, requires_grad=True)
     saved: list[Tensor] = []
 
@@ -191,7 +194,9 @@ def test_what_derives_from_the_output_saves_only_the_output(kernels, activation)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         y = pw.pointwise_conv(x, w, activation=activation)
-    assert {t.data_ptr() for t in saved} == {x.data_ptr(), w.data_ptr(), y.data_ptr()}
+    masked = y.is_cuda and activation not in ("sigmoid", "tanh")
+    assert [t.data_ptr() for t in saved[:2]] == [x.data_ptr(), w.data_ptr()]
+    assert saved[2].nbytes <= y.nbytes // 8 if masked else saved[2].data_ptr() == y.data_ptr()
     assert len(saved) == 3
 
 

@@ -54,15 +54,47 @@ struct Block {
 template <class T, class D>
 struct Finish {
   using V = Vec<acc_t<T>>;
-  static constexpr int L = V::size;
+  static constexpr int L = V::size, kLine = std::max<int>(1, 64 / (L * sizeof(T)));  // vectors of y in a line
   const acc_t<T>* sums;  // rows of `ld`, readable to the end of the last column's vector
   int64_t ld;
   int rows;
   const Block<T>&y, &z, &residual;
   const Activation& activation;
+  bool streamed = false;  // y is too large for the caches; its rows start at multiples of a line
 
   // Columns [begin, end), row by row.
   void run(int begin, int end) const {
+    if (!y.unit() || !z.unit() || !residual.unit()) return run_scattered(begin, end);
+    with_activation(activation, [this, begin, end](auto of) {
+      for (int r = 0; r < rows; ++r) run_row(of, r, begin, end);
+    });
+  }
+
+  // One row of consecutive elements. What the stores might change is read before.
+  template <class F>
+  PW_INLINE void run_row(F of, int r, int begin, int end) const {
+    const acc_t<T>* const from = sums + r * ld;
+    T *const to = y.first + y.row[r], *const to_z = z.data ? z.first + z.row[r] : nullptr;
+    const T* const add = residual.data ? residual.first + residual.row[r] : nullptr;
+    const bool past = streamed;
+    const auto result = [=](int c, int n) {
+      V v = load(from + c, n);
+      if (add) v = v + load(add + c, n);
+      if (to_z) round_store<D>(to_z + c, v, n);
+      return of(v);
+    };
+    int c = begin;
+    if constexpr (std::is_same_v<T, typename D::Store>)
+      for (; c + kLine * L <= end; c += kLine * L) {
+        V line[kLine];
+#pragma GCC unroll 4
+        for (int i = 0; i < kLine; ++i) line[i] = result(c + i * L, L);
+        D::template store_row<kLine>(to + c, line, L, past);
+      }
+    for (; c < end; c += L) round_store<D>(to + c, result(c, std::min(L, end - c)), std::min(L, end - c));
+  }
+
+  void run_scattered(int begin, int end) const {
     for (int r = 0; r < rows; ++r)
       for (int c = begin; c < end; c += L) {
         const int n = std::min(L, end - c);
@@ -75,18 +107,20 @@ struct Finish {
 
   // The same where rows are consecutive elements: at most L rows, in squares that are transposed.
   void run_upright(int begin, int end) const {
-    for (int c = begin; c < end; c += L) {
-      V square[L];
+    with_activation(activation, [&](auto of) {
+      for (int c = begin; c < end; c += L) {
+        V square[L];
 #pragma GCC unroll 16
-      for (int r = 0; r < L; ++r) square[r] = r < rows ? load(sums + r * ld + c, L) : V(0);
-      transpose(square);
-      for (int i = 0; i < std::min(L, end - c); ++i) {
-        V v = square[i];
-        if (residual.data) v = v + load(residual.at_column(c + i), rows);
-        if (z.data) round_store<D>(z.at_column(c + i), v, rows);
-        round_store<D>(y.at_column(c + i), activate(activation, v), rows);
+        for (int r = 0; r < L; ++r) square[r] = r < rows ? load(sums + r * ld + c, L) : V(0);
+        transpose(square);
+        for (int i = 0; i < std::min(L, end - c); ++i) {
+          V v = square[i];
+          if (residual.data) v = v + load(residual.at_column(c + i), rows);
+          if (z.data) round_store<D>(z.at_column(c + i), v, rows);
+          round_store<D>(y.at_column(c + i), of(v), rows);
+        }
       }
-    }
+    });
   }
 };
 

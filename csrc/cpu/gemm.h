@@ -219,8 +219,12 @@ class Runner {
     const int m = int(rows.size()), all = int(columns.size()), stretches = operands_.stretches();
     Target<D> t = target(g, rows, columns);
     c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m), z_.seek_rows(rows.begin, m);
+    const bool streamed = plan_.streamed && finished == 0 && c_.on_lines(m);
     if (plan_.upright)
       for (int c = 0; c < all; ++c) __builtin_prefetch(c_.at_column(c), 1);
+    else if (!streamed && c_.unit())  // as in one_tile
+      for (int r = 0; r < m; ++r)
+        for (int c = finished; c < all; c += 64 / int(sizeof(T))) __builtin_prefetch(c_.first + c_.row[r] + c, 1);
     alignas(64) Acc buffer[kBlockRows * kBufferLanes];
     Strip<Elem> part[kStrips];
     std::copy(strips, strips + stretches, part);
@@ -232,7 +236,7 @@ class Runner {
       for (int i = 0; i < stretches; ++i) part[i].a_row += plan_.tile_rows;
       if (t.init == Init::per_row) t.bias += plan_.tile_rows;
     }
-    const Finish<T, D> finish{buffer, kBufferLanes, m, c_, z_, residual_, g.activation};
+    const Finish<T, D> finish{buffer, kBufferLanes, m, c_, z_, residual_, g.activation, streamed};
     if (plan_.upright && z_.upright() && residual_.upright())
       finish.run_upright(finished, all);
     else

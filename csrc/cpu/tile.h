@@ -145,13 +145,17 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
     for (int n = 0; n < NV; ++n) acc[m][n] = start(m, n);
 
   Store* const c = t.c + index * t.c_next;
-  if (t.c && !t.streamed) {  // the result's lines are fetched while k runs: stores to lines elsewhere would stall the
-                             // next tile
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
+  const Store* const residual = t.residual + index * t.residual_next;
+  // What the end of the tile writes and reads is fetched row by row while k runs: stores to lines elsewhere would stall
+  // the next tile, loads this one, and all lines at once would be in the way of B's.
+  const bool fetches_c = t.c && !t.streamed, fetches = fetches_c || t.residual;
+  const auto fetch = [&](int m) __attribute__((always_inline)) {  // else gcc takes it for a call without effect
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; n += kLine) __builtin_prefetch(c + t.c_row[m] + n * L, 1);
-  }
+    for (int n = 0; n < NV; n += kLine) {
+      if (fetches_c) __builtin_prefetch(c + t.c_row[m] + n * L, 1);
+      if (t.residual) __builtin_prefetch(residual + t.residual_row[m] + n * L);
+    }
+  };
 
   for (int s = 0; s < count; ++s) {
     const Strip<typename D::Elem>& strip = strips[s];
@@ -160,14 +164,20 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m) a[m] = reinterpret_cast<const typename D::Elem*>(start + strip.a_row[m]);
     const int64_t a_step = strip.a_step, b_step = strip.b_step;
-    for (int64_t k = strip.k, at = 0; k > 0; --k, at += a_step, b += b_step) {
-      V bv[NV];
+    const int64_t part = fetches && s == 0 ? (strip.k + MR - 1) / MR : strip.k;
+    int64_t at = 0;
+    int row = 0;
+    for (int64_t left = strip.k; left > 0; left -= part) {
+      if (fetches && s == 0) fetch(row++);
+      for (int64_t k = std::min(part, left); k > 0; --k, at += a_step, b += b_step) {
+        V bv[NV];
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) bv[n] = D::load_b(b + n * L, lanes(n));
+        for (int n = 0; n < NV; ++n) bv[n] = D::load_b(b + n * L, lanes(n));
 #pragma GCC unroll 16
-      for (int m = 0; m < MR; ++m)
+        for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-        for (int n = 0; n < NV; ++n) acc[m][n] = D::fma(a[m] + at, bv[n], acc[m][n]);
+          for (int n = 0; n < NV; ++n) acc[m][n] = D::fma(a[m] + at, bv[n], acc[m][n]);
+      }
     }
   }
 
@@ -184,7 +194,6 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
   const V low(t.low), high(t.high);
   constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
   const bool from_low = t.low > -kInfinity, to_high = t.high < kInfinity;
-  const Store* const residual = t.residual + index * t.residual_next;
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) {
     if (t.residual)

@@ -174,12 +174,12 @@ PW_INLINE void scatter(T* p, int64_t step, Vec<acc_t<T>> v, int n) {
 }
 
 // exp(x) = 2^n e^r with n = round(x / ln 2): a polynomial of degree 6 on |r| <= ln(2)/2, relative error below 2e-7.
-// Results under 2^-126 become zero.
+// Results under 2^-126 may become zero.
 PW_INLINE Vec<float> exp(Vec<float> x) {
   using V = Vec<float>;
   const V magic(12582912.0f), top(88.72283f), bottom(-87.33654f);  // 1.5 * 2^23 rounds to an integer; ln FLT_MAX, MIN
   const V c = select(x > top, top, select(x < bottom, bottom, x));
-  const V n = (c * V(1.44269504f) + magic) - magic;
+  const V shifted = c * V(1.44269504f) + magic, n = shifted - magic;
   const V r = (c - n * V(0.693359375f)) - n * V(-2.12194440e-4f);
   V p = r * V(1.0f / 720) + V(1.0f / 120);
   p = p * r + V(1.0f / 24);
@@ -187,12 +187,14 @@ PW_INLINE Vec<float> exp(Vec<float> x) {
   p = p * r + V(0.5f);
   p = p * r + V(1);
   p = p * r + V(1);
-  // 2^n in two factors: n reaches 128, which one exponent cannot hold.
-  const V half = V(__builtin_convertvector(__builtin_convertvector((n * V(0.5f)).v, V::Mask), V::Raw));
-  const auto power = [](V e) { return V((V::Raw)((__builtin_convertvector(e.v, V::Mask) + 127) << 23)); };
-  const V y = p * power(half) * power(n - half);
+#if PW_BYTES == 64
+  const V y((V::Raw)_mm512_scalef_ps((__m512)p.v, (__m512)n.v));
+  return select(x > top, V(__builtin_inff()), y);
+#else
+  const V y((V::Raw)((V::Mask)p.v + ((V::Mask)shifted.v << 23)));  // n, the lowest bits of `shifted`, to p's exponent
   const V over = select(x > top, V(__builtin_inff()), y);
   return select(x < bottom, V(0), select(x == x, over, x));
+#endif
 }
 
 // tanh(x): odd polynomial for |x| < 0.625, else 1 - 2 / (exp(2|x|) + 1) with the sign of x (Cephes).

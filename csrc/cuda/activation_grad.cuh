@@ -1,4 +1,4 @@
-// dz = dy activation'(saved) and db[c] = sum of dz over batch and pixels, in one pass over dy and saved.
+// dz = dy activation'(saved) and db[c] = sum of dz over batch and pixels, in one pass over dy and saved, or its mask.
 //
 // A block walks over a chunk of the pixels of kTileChannels channels, tile by tile, and keeps one sum for each place in
 // the tile, which one thread adds to. At the end the block adds them in order into one partial sum per channel; the
@@ -18,6 +18,11 @@ struct ActivationGradShared {
   int64_t dy_row[kTilePixels], saved_row[kTilePixels], dz_row[kTilePixels];
   acc_t<T> sum[kTilePixels][kTileChannels + 1];
 };
+
+PW_DEVICE bool bit_of(const Mask& mask, int64_t pixel, int64_t channel) {
+  const int64_t row = mask.along_pixels ? channel : pixel, bit = mask.along_pixels ? pixel : channel;
+  return mask.words[row * mask.pitch + bit / 32] >> bit % 32 & 1;
+}
 
 // partials: (chunks, channels), contiguous; null where no db is asked for
 template <class T>
@@ -52,7 +57,10 @@ activation_backward(PW_PARAMETER ActivationGrad a, PW_PARAMETER ActivationGradPl
         if (p0 + p >= pixels || c0 + c >= a.channels) continue;
         const auto channel = [&](const Matrix& matrix) { return (c0 + c) * matrix.col.step[kRank - 1]; };
         Acc v = widen(dy[shared.dy_row[p] + channel(a.dy)]);
-        if (saved) v = activation_grad(a.activation, v, Acc(widen(saved[shared.saved_row[p] + channel(a.saved)])));
+        if (dz)
+          v = activation_grad(
+              a.activation, v,
+              saved ? Acc(widen(saved[shared.saved_row[p] + channel(a.saved)])) : Acc(bit_of(a.mask, p0 + p, c0 + c)));
         if (dz) dz[shared.dz_row[p] + channel(a.dz)] = narrow<T>(v);
         shared.sum[p][c] += v;
       }

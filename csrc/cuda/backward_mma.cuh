@@ -1,5 +1,5 @@
-// dX = W^T dZ, dW = dZ X^T and db = sum of dZ over pixels, dZ = dY activation'(saved), in one pass over dY, saved and
-// X: fp16 and bf16, up to 16384 sums of dW, any strides and alignment.
+// dX = W^T dZ, dW = dZ X^T and db = sum of dZ over pixels, dZ = dY activation'(saved), in one pass over dY, saved (or
+// its mask) and X: fp16 and bf16, up to 16384 sums of dW, any strides and alignment.
 //
 // A block walks over a share of the pixels, kBackwardPixels at a time: while one tile is multiplied, the next is
 // copied. W stays in shared memory and the share's dW in registers; dZ takes the place of dY and dX that of X, from
@@ -51,6 +51,7 @@ struct BackwardMma {
   struct Stage {
     Outputs dz, saved;
     Inputs x;
+    uint32_t mask[MaskTile<Outputs>::kWords];
   };
   struct Offsets {
     int64_t dy[kPixels], saved[kPixels], x[kPixels], dx[kPixels];
@@ -110,6 +111,9 @@ struct BackwardMma {
                              i ? to.saved : to.dz);
     copy_operand<kThreads>(l.plan.access.b.bytes, static_cast<const T*>(s.b.data), Channels(l.dw.n, s.b.col), at.x, in,
                            left, to.x);
+    if (l.dw.gate.mask.words)
+      start_mask<kThreads>(l.dw.gate.mask, to.dz, Channels(l.dw.m, s.a.row), at.dy, 0, (first + step) * kPixels,
+                           to.mask);
   }
 
   // dW += dZ X^T
@@ -185,10 +189,11 @@ struct BackwardMma {
       if (step + 1 < steps) start_copies(first, step + 1);
       copy_async_commit();
       if (step + 2 < steps) fill_table(first, step + 2);
-      if (l.dw.gate.saved.data) {
+      if (l.dw.gate.mask.words)
+        apply_mask<kThreads>(l.dw.gate.activation, stage.dz, stage.mask, int((first + step) * kPixels % 32));
+      else if (l.dw.gate.saved.data)
         apply_gate<kThreads>(l.dw.gate.activation, stage.dz, stage.saved);
-        sync_threads();  // dZ is complete
-      }
+      if (l.dw.gate.present()) sync_threads();  // dZ is complete
       if (l.dw.row_sums) rows += add_row<kThreads>(stage.dz);
       multiply_weight(stage, sum);
       sync_threads();  // X has been read

@@ -45,7 +45,7 @@ bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass,
   return true;
 }
 
-constexpr Backend kBackend{"cuda", gemm, activation_grad, gates, one_pass};
+constexpr Backend kBackend{"cuda", gemm, activation_grad, gates, /*masks=*/true, one_pass};
 
 // Without the guard a kernel would start on the current device, whichever that is.
 at::Tensor conv(PW_CONV_ARGS) {

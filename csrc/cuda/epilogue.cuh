@@ -1,6 +1,6 @@
 // What happens to a sum before it is stored, shared by the kernels that finish products:
 //
-//     z = sum + bias + residual        y = activation(z)
+//     z = sum + bias + residual        y = activation(z)        mask = passes(y)
 #pragma once
 #include "../activation.h"
 #include "offsets.cuh"
@@ -64,9 +64,17 @@ struct alignas(N * sizeof(T)) Run {
   }
 };
 
-// Finishes N neighbouring elements, of which the first `count` lie in C.
+// Bits of COUNT neighbouring lanes as one word.
+template <int COUNT>
+PW_DEVICE uint32_t join_lanes(uint32_t bits) {
+#pragma unroll
+  for (int other = 1; other < COUNT; other *= 2) bits |= shuffle_xor(bits, other);
+  return bits;
+}
+
+// Finishes N neighbouring elements, of which the first `count` lie in C; returns their bits of the mask.
 template <class T, int N>
-PW_DEVICE void finish_run(const Gemm& g, const Operands<T>& to, float (&v)[N], int count, const Place& at) {
+PW_DEVICE uint32_t finish_run(const Gemm& g, const Operands<T>& to, float (&v)[N], int count, const Place& at) {
   Run<T, N> run{};
   if (to.residual) {
     run.load(to.residual + at.residual, count);
@@ -81,14 +89,20 @@ PW_DEVICE void finish_run(const Gemm& g, const Operands<T>& to, float (&v)[N], i
   if (to.z) store(to.z + at.z);
   activate_all(g.activation, v);
   store(to.c + at.c);
+  uint32_t bits = 0;
+  if (g.mask.words) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) bits |= uint32_t(i < count && passes(g.activation, widen(run.v[i]))) << i;
+  }
+  return bits;
 }
 
 template <class T>
-PW_DEVICE void finish(const Gemm& g, const Operands<T>& to, acc_t<T> sum, int64_t bias, const Place& at) {
+PW_DEVICE T finish(const Gemm& g, const Operands<T>& to, acc_t<T> sum, int64_t bias, const Place& at) {
   if (to.bias) sum += widen(to.bias[bias * g.bias_step]);
   if (to.residual) sum += widen(to.residual[at.residual]);
   if (to.z) to.z[at.z] = narrow<T>(sum);
-  to.c[at.c] = narrow<T>(activate(g.activation, sum));
+  return to.c[at.c] = narrow<T>(activate(g.activation, sum));
 }
 
 }  // namespace pw

@@ -5,8 +5,8 @@
 // contiguous in memory, so that copies are as wide as its alignment allows; no layout is ever converted. 16-bit
 // elements that lie on their own (49 pixels, 3 channels, stride 2 in NCHW) are copied one by one.
 //
-// Where an operand has a gate, the saved tensor passes through stages of its own beside dY, and dZ takes dY's place
-// before the stage is multiplied.
+// Where an operand has a gate, the saved tensor, or its mask, passes through stages of its own beside dY, and dZ takes
+// dY's place before the stage is multiplied.
 #pragma once
 #include "gate.cuh"
 #include "mma.cuh"
@@ -77,14 +77,20 @@ struct GemmMma {
       Operand<TileB> saved_b;
     };
   };
+  // And where the gate reads a mask.
+  struct MaskedShared : Shared {
+    static constexpr int kA = MaskTile<TileA>::kWords, kB = MaskTile<TileB>::kWords;
+    uint32_t mask[kStages][kA > kB ? kA : kB];
+  };
 
   const Gemm& g;
   const GemmLaunch& launch;
   Shared& shared;
   const int warp_m = thread_index() / 32 % Traits::kWarpsM, warp_n = thread_index() / 32 / Traits::kWarpsM;
 
-  PW_DEVICE bool has_gate() const { return g.gate.saved.data; }
+  PW_DEVICE bool has_saved() const { return g.gate.saved.data; }
   PW_DEVICE static GatedShared& gated() { return shared_memory<GatedShared>(); }
+  PW_DEVICE static MaskedShared& masked() { return shared_memory<MaskedShared>(); }
 
   PW_DEVICE void fill_step(const At& at, int slot) {
     const Segment& s = g.segment[at.segment];
@@ -94,9 +100,9 @@ struct GemmMma {
       shared.stages.a.k[slot][i] = offset_or_outside(s.k, s.a.col, at.k + i);
     else if (operand == 1)
       shared.stages.b.k[slot][i] = offset_or_outside(s.k, s.b.row, at.k + i);
-    else if (operand == 2 && has_gate() && g.gate_on_a())
+    else if (operand == 2 && has_saved() && g.gate_on_a())
       gated().saved_a.k[slot][i] = offset_or_outside(s.k, saved.col, at.k + i);
-    else if (operand == 2 && has_gate())
+    else if (operand == 2 && has_saved())
       gated().saved_b.k[slot][i] = offset_or_outside(s.k, saved.row, at.k + i);
   }
 
@@ -105,9 +111,9 @@ struct GemmMma {
     const Matrix& saved = g.gate.saved;
     fill_offsets<kTileM, kThreads>(shared.stages.a.x[at.table], g.m, s.a.row, shared.work.m0);
     fill_offsets<kTileN, kThreads>(shared.stages.b.x[at.table], g.n, s.b.col, shared.work.n0);
-    if (has_gate() && g.gate_on_a())
+    if (has_saved() && g.gate_on_a())
       fill_offsets<kTileM, kThreads>(gated().saved_a.x[at.table], g.m, saved.row, shared.work.m0);
-    else if (has_gate())
+    else if (has_saved())
       fill_offsets<kTileN, kThreads>(gated().saved_b.x[at.table], g.n, saved.col, shared.work.n0);
   }
 
@@ -128,15 +134,32 @@ struct GemmMma {
   PW_DEVICE void start_copies(const At& at, int slot, int stage) {
     const Segment& s = g.segment[at.segment];
     start_operand(at, slot, stage, launch.plan.access.a, s.a.data, launch.groups.a[at.segment],
-                  g.m.count() - shared.work.m0, shared.stages.a, has_gate() && g.gate_on_a(),
+                  g.m.count() - shared.work.m0, shared.stages.a, has_saved() && g.gate_on_a(),
                   [&]() -> Operand<TileA>& { return gated().saved_a; });
     start_operand(at, slot, stage, launch.plan.access.b, s.b.data, launch.groups.b[at.segment],
-                  g.n.count() - shared.work.n0, shared.stages.b, has_gate() && !g.gate_on_a(),
+                  g.n.count() - shared.work.n0, shared.stages.b, has_saved() && !g.gate_on_a(),
                   [&]() -> Operand<TileB>& { return gated().saved_b; });
+    if (!g.gate.mask.words) return;
+    const auto start = [&](auto& operand, int64_t x0) {
+      start_mask<kThreads>(g.gate.mask, operand.stage[stage], operand.x[at.table], operand.k[slot], x0, at.k,
+                           masked().mask[stage]);
+    };
+    if (g.gate_on_a())
+      start(shared.stages.a, shared.work.m0);
+    else
+      start(shared.stages.b, shared.work.n0);
   }
 
-  PW_DEVICE void apply_gate(int stage) {
-    if (g.gate_on_a())
+  // `step`: of all along k
+  PW_DEVICE void apply_gate(int stage, int64_t step) {
+    const auto by_mask = [&](auto& dy) {
+      apply_mask<kThreads>(g.gate.activation, dy, masked().mask[stage], int(step * kDepth % 32));
+    };
+    if (g.gate.mask.words && g.gate_on_a())
+      by_mask(shared.stages.a.stage[stage]);
+    else if (g.gate.mask.words)
+      by_mask(shared.stages.b.stage[stage]);
+    else if (g.gate_on_a())
       pw::apply_gate<kThreads>(g.gate.activation, shared.stages.a.stage[stage], gated().saved_a.stage[stage]);
     else
       pw::apply_gate<kThreads>(g.gate.activation, shared.stages.b.stage[stage], gated().saved_b.stage[stage]);
@@ -204,8 +227,8 @@ struct GemmMma {
       load_next(next);
       next = next + 1 == kStages ? 0 : next + 1;
       if (step < 0) continue;
-      if (has_gate()) {
-        apply_gate(stage);
+      if (g.gate.present()) {
+        apply_gate(stage, first + step);
         sync_threads();  // dZ is complete
       }
       if (adds_rows()) rows += add_row<kThreads>(shared.stages.a.stage[stage]);
@@ -238,6 +261,7 @@ struct GemmMma {
   template <int RUN>
   PW_DEVICE void write_part(int part, const Operands<T>& to, float* partials) {
     constexpr int kRuns = kTileN / RUN;
+    static_assert(kPartRows * kRuns % kThreads == 0, "all lanes of a warp make words together");
     Output& out = shared.output;
     const int64_t m_count = g.m.count(), n_count = g.n.count(), columns = partial_columns(g);
 #pragma unroll 1
@@ -245,24 +269,31 @@ struct GemmMma {
       const int row = e / kRuns, x = e % kRuns * RUN;
       const int y = row / 16 * Traits::kWarpM + part * 16 + row % 16;
       const int64_t m = shared.work.m0 + y, n = shared.work.n0 + x;
-      if (m >= m_count || n >= n_count) continue;
-      const int count = n_count - n < RUN ? int(n_count - n) : RUN;
-      float v[RUN];
+      const bool inside = m < m_count && n < n_count;
+      uint32_t bits = 0;
+      if (inside) {
+        const int count = n_count - n < RUN ? int(n_count - n) : RUN;
+        float v[RUN];
 #pragma unroll
-      for (int i = 0; i < RUN; ++i) v[i] = out.sum[row][x + i];
-      if (partials) {
+        for (int i = 0; i < RUN; ++i) v[i] = out.sum[row][x + i];
+        if (partials) {
 #pragma unroll
-        for (int i = 0; i < RUN; ++i)
-          if (i < count) partials[m * columns + n + i] = v[i];
-        continue;
+          for (int i = 0; i < RUN; ++i)
+            if (i < count) partials[m * columns + n + i] = v[i];
+          continue;
+        }
+        if (to.bias) {
+#pragma unroll
+          for (int i = 0; i < RUN; ++i) v[i] += out.bias[g.bias_on_m ? y : x + i];
+        }
+        bits = finish_run<T, RUN>(g, to, v, count,
+                                  {out.c_m[y] + out.c_n[x], to.z ? out.z_m[y] + out.z_n[x] : 0,
+                                   to.residual ? out.residual_m[y] + out.residual_n[x] : 0});
       }
-      if (to.bias) {
-#pragma unroll
-        for (int i = 0; i < RUN; ++i) v[i] += out.bias[g.bias_on_m ? y : x + i];
+      if (g.mask.words && !partials) {  // neighbouring lanes have the runs of a word
+        bits = join_lanes<32 / RUN>(bits << x % 32);
+        if (inside && x % 32 == 0) g.mask.words[m * g.mask.pitch + n / 32] = bits;
       }
-      finish_run<T, RUN>(g, to, v, count,
-                         {out.c_m[y] + out.c_n[x], to.z ? out.z_m[y] + out.z_n[x] : 0,
-                          to.residual ? out.residual_m[y] + out.residual_n[x] : 0});
     }
   }
 

@@ -41,6 +41,9 @@ PW_DEVICE T& shared_memory() {
   return *reinterpret_cast<T*>(bytes);
 }
 
+// What `value` is in lane (lane ^ other); all lanes of the warp take part.
+PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other) { return __shfl_xor_sync(0xffffffff, value, other); }
+
 // Starts to copy the first `bytes` of BYTES to shared memory, with zeros after them. 16 bytes at a time they pass by
 // the first-level cache.
 template <int BYTES>
@@ -158,6 +161,13 @@ PW_DEVICE void sync_threads(int line = __builtin_LINE()) { emulate::Grid::curren
 template <class T>
 PW_DEVICE T& shared_memory() {
   return *static_cast<T*>(emulate::Grid::current().shared(sizeof(T)));
+}
+
+PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other, int line = __builtin_LINE()) {
+  const char* all = emulate::Grid::current().exchange(&value, sizeof(value), line);
+  uint32_t theirs;
+  memcpy(&theirs, all + (thread_index() % emulate::kWarp ^ other) * emulate::kExchange, sizeof(theirs));
+  return theirs;
 }
 
 template <int BYTES>

@@ -13,13 +13,14 @@ namespace pw {
 template <class T>
 const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t groups, int64_t splits,
                           Stream stream, const Tuning& tuning) {
-  const int64_t blocks = divide_up(groups * g.m.count() * partial_columns(g), kReduceThreads);
+  const int64_t blocks = divide_up(groups * g.m.count() * reduce_columns(g), kReduceThreads);
   return launch_kernel<NoSharedMemory>(reduce<T>, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps,
                                        partials, groups, splits);
 }
 
 template <class T>
 const char* launch_fma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
+  if (g.mask.words || g.gate.present()) return "gemm_fma has no masks and gates";
   const auto run = [&](auto tile) {
     constexpr int kTile = decltype(tile)::value;
     return launch_kernel<typename GemmFma<T, kTile>::Shared>(
@@ -35,8 +36,9 @@ const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, c
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
     using Kernel = GemmMma<Traits>;
-    const auto start = g.gate.saved.data ? launch_kernel<typename Kernel::GatedShared, Gemm, GemmLaunch>
-                                         : launch_kernel<typename Kernel::Shared, Gemm, GemmLaunch>;
+    const auto start = g.gate.mask.words   ? launch_kernel<typename Kernel::MaskedShared, Gemm, GemmLaunch>
+                       : g.gate.saved.data ? launch_kernel<typename Kernel::GatedShared, Gemm, GemmLaunch>
+                                           : launch_kernel<typename Kernel::Shared, Gemm, GemmLaunch>;
     return start(gemm_mma<Traits>, std::min(launch.plan.work(), tuning.max_blocks), Traits::kThreads, stream, g,
                  launch);
   };

@@ -11,7 +11,7 @@ template <class T, int SIZE, bool ALONG_K, int DEPTH = kStepBytes / int(sizeof(T
 struct OperandTile {
   using Element = T;
   static constexpr bool kAlongK = ALONG_K;
-  static constexpr int kSize = SIZE, kDepth = DEPTH;
+  static constexpr int kSize = SIZE, kDepth = DEPTH, kInner = ALONG_K ? DEPTH : SIZE;
   static constexpr int kPitch = ALONG_K ? kDepth + 16 / int(sizeof(T)) : SIZE + 8;
   alignas(16) T data[ALONG_K ? SIZE : kDepth][kPitch];
 

@@ -50,6 +50,8 @@ constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Partial sums have a column for row sums.
 PW_HD int64_t partial_columns(const Gemm& g) { return g.n.count() + (g.row_sums != nullptr); }
+// Threads that add up a row of shares: whole warps where they make words of a mask.
+PW_HD int64_t reduce_columns(const Gemm& g) { return g.mask.words ? (g.n.count() + 31) / 32 * 32 : partial_columns(g); }
 
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
@@ -80,16 +82,25 @@ inline double operations_per_us(Kernel kernel, const Gemm& g) {
 
 // Rows or columns of a tile that have a gate.
 inline int gate_side(const Gemm& g, const Tile& tile) {
-  return !g.gate.saved.data ? 0 : g.gate_on_a() ? tile.m : tile.n;
+  return !g.gate.present() ? 0 : g.gate_on_a() ? tile.m : tile.n;
+}
+
+// Bytes that a gate reads beside each element of dY.
+inline double saved_bytes(const Gate& gate, DType dtype) {
+  return gate.saved.data ? double(element_bytes(dtype)) : gate.mask.words ? 0.125 : 0;
 }
 
 // Blocks of gemm_mma that a multiprocessor's 227 KiB hold: less where stages of what was saved lie beside those of dY.
+// A mask takes little.
 inline int blocks_held(const Gemm& g, const Tile& tile) {
-  const int gate = gate_side(g, tile), bytes = (3 * (kStepBytes + 16) + 16) * (tile.m + tile.n + gate) + (3 << 10);
+  const int gate = g.gate.saved.data ? gate_side(g, tile) : 0,
+            bytes = (3 * (kStepBytes + 16) + 16) * (tile.m + tile.n + gate) + (3 << 10);
   return gate ? std::min(tile.blocks, std::max(1, (227 << 10) / bytes)) : tile.blocks;
 }
 
-inline double derivatives_per_us(const Activation& a) { return clips(a) ? Model::kClip : Model::kCurve; }
+inline double derivatives_per_us(const Activation& a, const Mask& mask) {
+  return clips(a) || mask.words ? Model::kClip : Model::kCurve;
+}
 
 // Bytes that a plan moves: from and to device memory if every operand is read once, and to the tiles, from the cache.
 struct Traffic {
@@ -99,12 +110,13 @@ struct Traffic {
 inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
   const double m = double(g.m.count()), n = double(g.n.count()), k = double(p.steps * p.tile_k);
   const double bytes = double(element_bytes(g.dtype)), groups = double(p.groups);
-  const double results = m * n * (1 + (g.z.data != nullptr) + (g.residual.data != nullptr));
-  const double saved = !g.gate.saved.data ? 0 : g.gate_on_a() ? m : n;
+  const double results =
+      m * n * ((1 + (g.z.data != nullptr) + (g.residual.data != nullptr)) * bytes + (g.mask.words ? 0.125 : 0));
+  const double saved = (g.gate_on_a() ? m : n) * saved_bytes(g.gate, g.dtype);
+  const double saved_tile = gate_side(g, {p.tile_m, p.tile_n, 0}) * saved_bytes(g.gate, g.dtype);
   const double columns = double(partial_columns(g));
-  return {groups * (k * (m + n + saved) + results) * bytes,
-          groups * double(p.tiles_m) * double(p.tiles_n) *
-              double(p.tile_m + p.tile_n + gate_side(g, {p.tile_m, p.tile_n, 0})) * k * bytes,
+  return {groups * (k * ((m + n) * bytes + saved) + results),
+          groups * double(p.tiles_m) * double(p.tiles_n) * (double(p.tile_m + p.tile_n) * bytes + saved_tile) * k,
           p.splits == 1 ? 0 : 2 * groups * double(p.splits) * m * columns * double(accumulator_bytes(g.dtype))};
 }
 
@@ -116,8 +128,9 @@ inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const 
   const double share = double(tuning.multiprocessors) * blocks_held(g, tile);
   const double depth = double(p.steps_per_split * p.tile_k);
   const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
-  const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation);
-  const double operands = (tile.m + tile.n + gate) * depth * double(element_bytes(g.dtype)) * share / Model::kCache;
+  const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation, g.gate.mask);
+  const double row = (tile.m + tile.n) * double(element_bytes(g.dtype)) + gate * saved_bytes(g.gate, g.dtype);
+  const double operands = row * depth * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
   const double latency = double(p.steps_per_split) * Model::kStep;
   const double tiles = waves * (std::max({products + derivatives, operands, latency}) + Model::kTile);
@@ -209,16 +222,27 @@ inline ActivationGradPlan plan_activation_grad(const ActivationGrad& a, const Tu
   return p;
 }
 
+inline bool writes_dz(const ActivationGrad& a) { return a.activation.kind != Act::none; }
+
 inline double memory_bytes(const ActivationGrad& a) {
-  const int tensors = a.saved.data ? 3 : 1;  // dY, and what was saved and dZ
-  return double(tensors) * double(a.pixels.count()) * double(a.channels) * double(element_bytes(a.dtype));
+  const double element = double(element_bytes(a.dtype));
+  const double each = element * (writes_dz(a) ? 2 : 1) + saved_bytes({a.saved, {}, a.mask}, a.dtype);
+  return each * double(a.pixels.count()) * double(a.channels);
 }
 
 // Its own launch and that of the sum of db's shares.
 inline double predict(const ActivationGrad& a) {
   const double derivatives =
-      a.saved.data ? double(a.pixels.count() * a.channels) / derivatives_per_us(a.activation) : 0;
+      writes_dz(a) ? double(a.pixels.count() * a.channels) / derivatives_per_us(a.activation, a.mask) : 0;
   return Model::kLaunch * (1 + (a.db != nullptr)) + std::max(memory_bytes(a) / Model::kMemory, derivatives);
+}
+
+// Whether a product reads dY along the bits of its mask, as gemm_mma has to.
+inline bool along_mask(const Products& p) {
+  const Gemm& g = *p.gemms;
+  const Access access = access_of(p.gemms, p.count);
+  const bool bits_along_k = g.gate.mask.along_pixels == (g.pixels == Pixels::on_k);
+  return (g.gate_on_a() ? access.a : access.b).along_k == bits_along_k;
 }
 
 // Whether products that work dZ out themselves, and add up db, beat `pass` and products of the dZ that it writes. A
@@ -230,6 +254,7 @@ inline bool gates(const std::vector<Products>& products, const ActivationGrad& p
     const Gemm& g = *p.gemms;
     // Beyond the ends of dY there are zeros, which have to stay zeros.
     if (!(activation_grad(g.gate.activation, 0.0, 0.0) == 0)) return false;
+    if (g.gate.mask.words && !along_mask(p)) return false;
     if (tuning.gate == 1) continue;
     const Matrix &dy = g.gate_on_a() ? g.segment[0].a : g.segment[0].b, &saved = g.gate.saved;
     const auto last = [](const Steps& s) { return s.step[kRank - 1]; };
@@ -259,8 +284,8 @@ inline size_t workspace_bytes(const BackwardPlan& p, const Gemm& dw) {
 
 // dY, what was saved, X and dX, of a pass that `dw` describes.
 inline double memory_bytes(const Gemm& dw) {
-  const double dy = double(dw.m.count()) * (dw.gate.saved.data ? 2 : 1), x = 2 * double(dw.n.count());
-  return (dy + x) * double(dw.segment[0].k.count()) * double(element_bytes(dw.dtype));
+  const double element = double(element_bytes(dw.dtype)), x = 2 * double(dw.n.count()) * element;
+  return (double(dw.m.count()) * (element + saved_bytes(dw.gate, dw.dtype)) + x) * double(dw.segment[0].k.count());
 }
 
 // The longer of device memory and the steps of the blocks; then the partial sums.
@@ -268,7 +293,7 @@ inline double predict(const BackwardPlan& p, const Gemm& dw, const Tuning& tunin
   const Activation& activation = dw.gate.activation;
   const double blocks = kBackwardBlocks * double(tuning.multiprocessors), pixels = blocks * kBackwardPixels;
   const double products = 4.0 * p.out * p.in * pixels / operations_per_us(Kernel::mma, dw);
-  const double derivatives = dw.gate.saved.data ? p.out * pixels / derivatives_per_us(activation) : 0;
+  const double derivatives = dw.gate.present() ? p.out * pixels / derivatives_per_us(activation, dw.gate.mask) : 0;
   const double step = std::max(products + derivatives, 2 * Model::kStep);  // two products, one after the other
   const double waves = double(divide_up(p.splits, int64_t(blocks)));
   const double steps = waves * (double(p.tiles_per_split) * step + Model::kTile);
@@ -280,9 +305,10 @@ inline BackwardPlan plan_backward(const Gemm& dx, const Gemm& dw, const Tuning& 
   BackwardPlan p;
   const int64_t out = dw.m.count(), in = dw.n.count(), element = element_bytes(dw.dtype);
   p.access = access_of(&dw, 1);
-  // Tiles of dY and X lie alike.
+  // Tiles of dY and X lie alike, and the bits of a mask with them.
   const bool along_pixels = p.access.b.along_k, by_pixel = dx.pixels == Pixels::on_m;
   if (element != 2 || dw.segments != 1 || p.access.a.along_k != along_pixels) return p;
+  if (dw.gate.mask.words && dw.gate.mask.along_pixels != along_pixels) return p;
   for (const auto& room : kBackwardRooms)
     if (!p.out && out <= room[0] && in <= room[1]) p.out = room[0], p.in = room[1];
   if (!p.out) return p;

@@ -39,7 +39,13 @@ def fused_call(
     if residual is None or _fits(residual, inputs[0], weight, stride, padding):
         return pointwise_conv(*arguments, activation=activation, residual=residual)
     y = pointwise_conv(*arguments)
-    y = y.add_(residual) if in_place == "output" else residual.add_(y) if in_place == "residual" else y + residual
+    if in_place == "output":
+        y += residual
+    elif in_place == "residual":
+        residual += y  # a number stays what it was
+        y = residual
+    else:
+        y = y + residual
     name, alpha, beta = parse_activation(activation)
     return y if name == "none" else ACTIVATIONS[name].function(y, alpha, beta)
 

@@ -196,7 +196,7 @@ def _take_batch_norm(chain: _Chain, always_fold: bool) -> None:
     if given.get("training") or given["input"] is not chain.last or any(_tensor(s) is None for s in statistics):
         return
     weight, output = _tensor(chain.weight), _tensor(node)
-    if weight is None or output is None:
+    if weight is None or output is None or output.dim() != weight.dim():  # unbatched rows would be channels
         return
     trained = [_tensor(p) for p in (chain.weight, chain.bias, given.get("weight"), given.get("bias"))]
     if output.requires_grad and any(p is not None and p.requires_grad for p in trained):

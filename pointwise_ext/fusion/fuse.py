@@ -12,6 +12,7 @@ from .graph import Rewriter, shape_of
 from .match import is_pointwise, is_script, why_not
 from .modules import replacement
 from .report import Fused, FusionReport, Left, attach
+from .source import CONTAINERS, only_calls
 from .trace import trace
 
 
@@ -22,7 +23,7 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     torch.cat of channels before it and, behind it, BatchNorm in eval mode (folded into new Parameters), an addition and
     an activation, where nothing else reads the values between. Into larger convolutions BatchNorm is folded too. What
     cannot be proven safe stays as it is; :func:`fusion_report` lists it with the reason. In training mode BatchNorm
-    stays, everything is trainable, and state_dict keeps its keys.
+    stays, everything is trainable, and state_dict keeps its keys, one for each Parameter that forward uses.
 
     A model that torch.fx can trace becomes a GraphModule, which has the model's parameters under their names, but not
     its class or methods. Where forward depends on more than the graph can hold (values of tensors, train() and eval(),
@@ -84,12 +85,19 @@ class _Fuser:
                 gm.set_submodule(name, self.run(inner, f"{prefix}{name}."))
         return gm
 
-    def _children(self, module: nn.Module, prefix: str, note: str) -> None:
+    def _children(self, module: nn.Module, prefix: str, note: str, whole: bool | None = True) -> None:
+        """Of a module that stays; `whole`: nobody calls its parts but itself; None where that is unknown."""
         for name, child in module._modules.items():
-            if type(child) is nn.Sequential:
-                self._sequential(child, f"{prefix}{name}.", note)
-            elif child is not None:
-                module._modules[name] = self.run(child, f"{prefix}{name}.", note)
+            own = whole if type(module) in CONTAINERS else whole and only_calls(module, name)
+            inner = f"{prefix}{name}."
+            if child is None or is_pointwise(child) or is_script(child):
+                module._modules[name] = child and self.run(child, inner, note)
+            elif type(child) is nn.Sequential and own:
+                self._sequential(child, inner, note)
+            elif type(child) in CONTAINERS or own is False:
+                self._children(child, inner, f"{note}, and may call parts of what it is in", own)
+            else:
+                module._modules[name] = self.run(child, inner, note)
 
     def _sequential(self, module: nn.Sequential, prefix: str, note: str) -> None:
         """Keeps the nn.Sequential, which its caller may index: what a convolution took in becomes nn.Identity."""

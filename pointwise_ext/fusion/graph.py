@@ -76,6 +76,8 @@ class Rewriter:
             if node.op == "call_module":
                 key = id(self.modules[str(node.target)])
                 self.calls[key] = self.calls.get(key, 0) + 1
+        reads = {str(node.target).rpartition(".")[0] for node in gm.graph.nodes if node.op == "get_attr"}
+        self.read = {id(gm.get_submodule(name)) for name in reads}  # modules whose parameters are values of the graph
 
     def run(self) -> None:
         self._drop_identities()
@@ -132,7 +134,7 @@ class Rewriter:
         conv = self.modules[name]
         chain = Chain(node, node)
         if why_not(conv) is None and self.calls[id(conv)] == 1:
-            self._take_batch_norm(chain)
+            self._take_batch_norm(chain, conv)
         if chain.batch_norm is None:
             return
         same = copy.deepcopy(conv)
@@ -148,11 +150,12 @@ class Rewriter:
         source: Any = node.args[0]
         reads = chain.cat[0] if chain.cat else [source]
         start = source if chain.cat else node  # the values are read no earlier than here
-        self._take_batch_norm(chain)
+        self._take_batch_norm(chain, conv)
         self._take_addition(chain, reads, start)
         user = self._only_user(chain)
         if user is not None and (found := activation(user, self.modules)) is not None:
-            if found not in SAVE_RESULT and is_written(user, self.modules):
+            name = found[0] if isinstance(found, tuple) else found
+            if name in SAVE_RESULT and is_written(user, self.modules):
                 chain.note = "the activation's result, which its gradient is computed from, is overwritten"
             else:
                 chain.activation = found
@@ -172,16 +175,19 @@ class Rewriter:
         found = concatenation(cat)
         if found is None or len(cat.users) != 1 or found[1] not in (1, -1 - spatial):
             return None
-        if not 1 <= len(found[0]) <= MAX_INPUTS or is_overwritten(found[0], cat, conv, self.modules):
+        # To the end of the graph, since the weight's gradient reads them too.
+        if not 1 <= len(found[0]) <= MAX_INPUTS or is_overwritten(found[0], cat, None, self.modules):
             return None
         return found
 
-    def _take_batch_norm(self, chain: Chain) -> None:
+    def _take_batch_norm(self, chain: Chain, conv: Any) -> None:
         user = self._only_user(chain)
         if user is None or user.op != "call_module" or not isinstance(self.modules[str(user.target)], BATCH_NORMS):
             return
         module = self.modules[str(user.target)]
-        reason = why_not_folded(module) if type(module) in BATCH_NORMS else f"a {type(module).__name__} is behind it"
+        reason = why_not_folded(conv, module)
+        if reason is None and id(conv) in self.read:
+            reason = "its parameters are read by others too"
         if reason is None and len(user.args) == 1 and not user.kwargs:
             chain.batch_norm = module
             chain.take(user)

@@ -73,8 +73,8 @@ _MODULES: dict[type, Callable[[Any], ActivationLike]] = {
 }
 
 
-# PyTorch, too, computes the gradient of these from the result.
-SAVE_RESULT = ("relu", "sigmoid", "tanh")
+# We compute the gradient of these from the result, and PyTorch from the input.
+SAVE_RESULT = ("relu6", "leaky_relu")
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -160,8 +160,15 @@ def why_not(conv: nn.Module) -> str | None:
     return None
 
 
-def why_not_folded(bn: nn.Module) -> str | None:
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def why_not_folded(conv: Any, bn: Any) -> str | None:
     """Why a BatchNorm cannot be folded into the convolution before it, or None."""
+    if type(bn) is not BATCH_NORMS[len(conv.kernel_size) - 1]:  # another rank takes unbatched rows for channels
+        return f"a {type(bn).__name__} is behind it"
+    if bn.num_features != conv.out_channels:
+        return "the BatchNorm behind it is of something else than its channels"
     if bn.training:
         return "the BatchNorm behind it is in training mode"
     if bn.running_mean is None or bn.running_var is None:
@@ -171,6 +178,3 @@ def why_not_folded(bn: nn.Module) -> str | None:
     if nn.utils.parametrize.is_parametrized(bn):
         return "the BatchNorm behind it has a parametrisation"
     return None
-
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

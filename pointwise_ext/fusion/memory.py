@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.fx import Node
+from torch.fx.graph import inplace_methods
 
-from .match import Modules, activation, addition, concatenation
+from .match import Modules, activation, addition, concatenation, has_hooks
 
 # Their results are memory of their own.
 _FRESH_MODULES = (
@@ -35,23 +36,14 @@ def writes(node: Node, modules: Modules) -> list[Node]:
     """The arguments of `node` that it may write into."""
     inputs = node.all_input_nodes
     if node.op == "call_module":
-        module = modules[str(node.target)]
-        if not type(module).__module__.startswith(_HARMLESS_PREFIXES):
-            return inputs  # somebody's own: anything
-        return inputs if getattr(module, "inplace", False) else []
+        return inputs if any(map(_may_write, modules[str(node.target)].modules())) else []
     if node.op not in ("call_function", "call_method"):
         return []
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     arguments = dict(node.kwargs)
     with suppress(TypeError, ValueError):  # a method, or a builtin
         arguments |= inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
-    in_place = (name.endswith("_") and not name.endswith("__")) or name in (
-        "setitem",
-        "iadd",
-        "isub",
-        "imul",
-        "itruediv",
-    )
+    in_place = (name.endswith("_") and not name.endswith("__")) or name.strip("_") in inplace_methods
     if in_place or arguments.get("inplace") or arguments.get("out") is not None:
         return inputs
     where = getattr(node.target, "__module__", "") or ""
@@ -59,6 +51,11 @@ def writes(node: Node, modules: Modules) -> list[Node]:
         ("torch", "_operator", "operator", "math", "builtins", "pointwise_ext")
     )
     return [] if known else inputs
+
+
+def _may_write(module: nn.Module) -> bool:
+    own = not type(module).__module__.startswith(_HARMLESS_PREFIXES)  # somebody's: anything
+    return own or has_hooks(module) or bool(getattr(module, "inplace", False))
 
 
 def storage(value: Node, modules: Modules) -> set[Node | str]:
@@ -88,11 +85,12 @@ def _is_fresh(node: Node, modules: Modules) -> bool:
     return known or activation(node, modules) is not None
 
 
-def is_overwritten(values: Iterable[Node], start: Node, end: Node, modules: Modules) -> bool:
-    """Whether one of `values` may change after `start` and before `end`, so that it cannot be read there instead."""
+def is_overwritten(values: Iterable[Node], start: Node, end: Node | None, modules: Modules) -> bool:
+    """Whether one of `values` may change after `start` and before `end`, or its graph ends, so that it cannot be read
+    there instead."""
     read = set().union(*(storage(value, modules) for value in values))
     node = start.next
-    while node is not end:
+    while node is not end and node.op != "root":
         if any(storage(target, modules) & read for target in writes(node, modules)):
             return True
         node = node.next
@@ -103,8 +101,7 @@ def is_written(value: Node, modules: Modules) -> bool:
     """Whether a later operation in place changes what `value` names."""
     node = value.next
     while node.op != "root":
-        known = node.op != "call_module" or getattr(modules[str(node.target)], "inplace", False)
-        if known and any(value in storage(target, modules) for target in writes(node, modules)):
+        if any(value in storage(target, modules) for target in writes(node, modules)):
             return True
         node = node.next
     return False

@@ -21,10 +21,13 @@ class _FusedConv(_PointwiseConv):
     stride: Any
     dilation: Any
     groups: Any
+    padding_mode: Any
     cat_dim: int = 1
     in_place: str = ""
 
     def forward(self, *inputs: Tensor, residual: Any = None) -> Tensor:
+        if self.padding_mode != "zeros" and len(inputs) > 1:  # what joins rows, unbatched, is padded afterwards
+            inputs = (torch.cat(inputs, self.cat_dim),)
         padded, padding = self._padded(list(inputs))
         return fused_call(
             padded, self.weight, self.bias, self.stride, padding, self.dilation, self.groups,

@@ -9,6 +9,7 @@ ones too), draws random numbers, enters torch.no_grad or torch.autocast, or hook
 from __future__ import annotations
 
 import inspect
+import operator
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
+from torch.fx.graph import inplace_methods
 
 from ..modules import _PointwiseConv
 from .match import has_hooks, is_pointwise, is_script
@@ -33,7 +35,20 @@ class _Value(Proxy):
         raise TypeError("it asks for the type of a value")
 
 
+def _in_place(name: str) -> Callable[[_Value, Any], Any]:
+    target = getattr(operator, name)
+    return lambda self, other: self.tracer.create_proxy("call_function", target, (self, other), {})
+
+
+# torch.fx's own stand-ins take a += b for a = a + b, which leaves whatever else names a's memory as it was.
+_IN_PLACE = tuple(name for name in inplace_methods if name != "setitem")
+for _name in _IN_PLACE:
+    setattr(_Value, f"__{_name}__", _in_place(_name))
+
+
 class _Tracer(Tracer):
+    proxy_buffer_attributes = True  # so that what overwrites a buffer is done in each call, not once while tracing
+
     def __init__(self, opaque: dict[nn.Module, str]) -> None:
         super().__init__()
         self.opaque = opaque

@@ -25,19 +25,20 @@ def test_forward_is_one_launch_at_the_floor_of_its_traffic(layout: str) -> None:
 def test_backward_names_every_kernel() -> None:
     dx, dw, total = predict.launches(LAYER, "bf16", "nhwc", backward=True)
     assert total.kernel == "reduce"
-    assert dx.memory_bytes == 2 * (PIXELS * (2 * 256 + 64) + 64 * 256)  # dy and y, and dx
+    assert dx.memory_bytes == 2 * (PIXELS * (256 + 64) + 64 * 256) + PIXELS * 256 / 8  # dy and a bit each, and dx
     assert dx.product == f"{PIXELS}x64x256"
-    assert dx.kernel.endswith(" of dY")
-    assert " of dY with db" in dw.kernel
+    assert dx.kernel.endswith(" of dY by bits")
+    assert " of dY by bits with db" in dw.kernel
     assert dw.product == f"256x64x{PIXELS}"
     assert "shares of K" in dw.kernel
     assert total.memory_bytes == 0
 
 
 def test_dz_is_written_where_the_products_are_bound_by_the_tensor_cores() -> None:
-    kernels = [row.kernel for row in predict.launches(Layer("test", 32, (2048,), 2048, 28), "fp32", "nchw", True)]
-    assert kernels[0] == "activation_backward"
-    assert not any("of dY" in kernel for kernel in kernels)
+    dz, *products = predict.launches(Layer("test", 32, (2048,), 2048, 28), "fp32", "nchw", True)
+    assert dz.kernel == "activation_backward"
+    assert dz.memory_bytes == 32 * 28 * 28 * 2048 * (4 + 4 + 1 / 8)  # dy, dz and a bit
+    assert not any("of dY" in launch.kernel for launch in products)
 
 
 def test_every_layer_is_in_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

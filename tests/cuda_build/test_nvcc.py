@@ -78,6 +78,10 @@ def test_shared_memory(tmp_path: Path) -> None:
         for warps, n in gated.items():
             name = (large if warps.count(",") == 2 else small).replace("2, 4, 64", "{}")
             blocks |= {name.format(t, "false", majors, warps).replace("::S", "::GatedS"): n for t in ("bf16", "float")}
+    # With a mask no less than without.
+    blocks |= {
+        name.replace("::S", "::MaskedS"): n for name, n in blocks.items() if "Mma" in name and "Gated" not in name
+    }
     lines = [f'std::printf("%zu {name}\\n", sizeof({name}));' for name in blocks]
     source = tmp_path / "sizes.cpp"
     source.write_text(

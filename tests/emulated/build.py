@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "csrc/conv.cpp",
+    "csrc/mask.cpp",
     "csrc/shape.cpp",
     "csrc/cuda/launch.cpp",
     "tests/emulated/kernels.cpp",

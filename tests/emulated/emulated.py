@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pointwise_ext.activations import parse_activation
 from pointwise_ext.arguments import input_list, stride_and_padding
+from pointwise_ext.masks import keeps_mask
 from tests.emulated.guard import guarded
 
 # Where the derivative is taken from z; leaky_relu too, as its slope may be negative.
@@ -24,11 +25,11 @@ _guard = GUARDS[os.environ.get("PW_EMULATED_GUARD", "")]
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, options, *tensors):
+    def forward(ctx, masks, options, *tensors):
         ops = torch.ops.pointwise_ext_emulated
         *inputs, weight, bias, residual = [None if t is None else _guard(t.detach()) for t in tensors]
-        name = options[3]
-        if name in SAVES_Z:
+        _, padding, groups, name, alpha, _ = options
+        if name in SAVES_Z or (masks and keeps_mask(weight.dtype, padding, groups, name, alpha)):
             y, saved = ops.conv_saved(inputs, weight, bias, residual, *options)
         else:
             y = ops.conv(inputs, weight, bias, residual, *options)
@@ -40,17 +41,19 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output):
         *inputs, weight, saved = [None if t is None else _guard(t) for t in ctx.saved_tensors]
-        needed = list(ctx.needs_input_grad[1:])
+        needed = list(ctx.needs_input_grad[2:])
         grads = iter(
             torch.ops.pointwise_ext_emulated.conv_backward(
                 _guard(grad_output), inputs, weight, saved, *ctx.options, needed
             )
         )
-        return (None, *[next(grads) if n else None for n in needed])
+        return (None, None, *[next(grads) if n else None for n in needed])
 
 
-def conv(input, weight, bias=None, stride=1, padding=0, groups=1, *, activation=None, residual=None) -> Tensor:
-    """As pw.pointwise_conv, with gradients, by the CUDA kernels on the emulator."""
+def conv(
+    input, weight, bias=None, stride=1, padding=0, groups=1, *, activation=None, residual=None, masks=True
+) -> Tensor:
+    """As pw.pointwise_conv, with gradients, by the CUDA kernels on the emulator; `masks`: saves them instead of y."""
     strides, paddings = stride_and_padding(stride, padding, 1, groups)
     options = (list(strides), list(paddings), groups, *parse_activation(activation))
-    return _Conv.apply(options, *input_list(input), weight, bias, residual)
+    return _Conv.apply(masks, options, *input_list(input), weight, bias, residual)

@@ -50,7 +50,7 @@ bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass,
   return true;
 }
 
-constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates, one_pass};
+constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates, /*masks=*/true, one_pass};
 
 ConvParams params(at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups, c10::string_view activation,
                   double alpha, double beta) {
@@ -63,10 +63,10 @@ at::Tensor conv(PW_CONV_ARGS) {
 }
 
 std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) {
-  at::Tensor z;
+  at::Tensor saved;
   at::Tensor y = conv_forward(kEmulated, inputs, weight, bias, residual,
-                              params(stride, padding, groups, activation, alpha, beta), &z);
-  return {y, z};
+                              params(stride, padding, groups, activation, alpha, beta), &saved);
+  return {y, saved};
 }
 
 std::vector<at::Tensor> backward(PW_BACKWARD_ARGS) {

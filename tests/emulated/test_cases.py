@@ -92,8 +92,8 @@ def test_every_tile_and_share(tile: int, dtype: str, layout: str, emulated, emul
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_fma_kernel_of_float32(layout: str, emulated, emulated_ops) -> None:
     emulated_ops.set_tuning(-1, 0, True, False)
-    replace(BASE, layout=layout, residual=True).check(emulated)
-    replace(BASE, layout=layout, channels=(300,), out_channels=150).check(emulated)
+    replace(BASE, layout=layout, activation="tanh", residual=True).check(emulated)
+    replace(BASE, layout=layout, activation="tanh", channels=(300,), out_channels=150).check(emulated)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

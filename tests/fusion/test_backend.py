@@ -227,6 +227,13 @@ def test_batch_norm_without_weight_and_convolution_without_bias() -> None:
     assert F.batch_norm not in backend.targets
 
 
+def test_batch_norm_of_rows_stays() -> None:
+    """Unbatched, BatchNorm takes the rows for channels."""
+    mean, var = torch.randn(6), torch.rand(6) + 0.5
+    backend = run(lambda x: F.batch_norm(F.conv2d(x, W), mean, var), torch.randn(6, 6, 9))
+    assert F.batch_norm in backend.targets
+
+
 def test_batch_norm_stays_where_folding_costs_more() -> None:
     model = nn.Sequential(nn.Conv2d(512, 64, 1), bn_with_statistics(64), nn.ReLU()).eval()
     with torch.no_grad():

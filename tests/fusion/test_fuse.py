@@ -209,6 +209,11 @@ def overwritten_piece(m: Net, x: Tensor) -> Tensor:
     return m.merge(both) + piece
 
 
+def overwritten_later(m: Net, x: Tensor) -> Tensor:
+    piece = m.wide(x)
+    return m.merge(torch.cat([x, piece], 1)) * piece.add_(1.0)
+
+
 KEPT_APART = {
     "read twice": (read_twice, "conv", "2 read the value"),
     "read before an in-place activation": (read_before_in_place, "conv", "2 read the value"),
@@ -218,6 +223,7 @@ KEPT_APART = {
     "input overwritten": (overwritten_input, "conv", "its input is overwritten before the addition behind it"),
     "view overwritten": (overwritten_through_a_view, "conv", "its input is overwritten before the addition behind it"),
     "piece overwritten": (overwritten_piece, "conv + add", ""),
+    "piece overwritten later": (overwritten_later, "conv", ""),
     "cat of another dimension": (lambda m, x: m.conv(torch.cat([x, x], 2)), "conv", ""),
     "cat of nine": (lambda m, x: m.wider(torch.cat([x] * 9, 1)), "conv", ""),
     "other hardtanh": (lambda m, x: F.hardtanh(m.conv(x)), "conv", ""),
@@ -233,6 +239,11 @@ def test_what_would_change_the_result_stays(name: str) -> None:
     (fused,) = pw.fusion_report(fast).fused
     assert (fused.pattern, fused.note) == (pattern, note)
     assert_same(model, fast, image())
+
+
+def test_pieces_that_are_overwritten_after_the_convolution_are_not_saved() -> None:
+    model, x = chain_net(overwritten_later), image()
+    torch.testing.assert_close(gradients(pw.fuse(model), x), gradients(model, x))
 
 
 def test_a_sum_into_a_value_that_is_read_later_stays() -> None:
@@ -399,3 +410,116 @@ def test_batch_norm_is_folded_into_larger_convolutions_too() -> None:
     assert [type(m).__name__ for m in fast.children()] == ["Conv2d", "PointwiseConv2d", "Conv2d", "BatchNorm2d"]
     assert_same(model, fast, image())
     assert pw.fusion_report(pw.fuse(model.train())).folded == []
+
+
+def counted(m: Net, x: Tensor) -> Tensor:
+    m.counter.add_(1)
+    m.average.mul_(0.5).add_(x.mean())
+    return m.conv(x) * m.counter + m.average
+
+
+def test_buffers_that_forward_overwrites_are_overwritten_in_each_call() -> None:
+    model = Net(counted, conv=conv()).eval()
+    model.register_buffer("counter", torch.zeros(()))
+    model.register_buffer("average", torch.ones(()))
+    fast = pw.fuse(model)
+    assert patterns(fast) == ["conv"]
+    with torch.no_grad():
+        for _ in range(2):
+            assert_same(model, fast, image())
+    torch.testing.assert_close(dict(fast.named_buffers()), dict(model.named_buffers()))
+    assert fast.counter == 2
+
+
+def summed_under_two_names(m: Net, x: Tensor) -> Tensor:
+    y = other = m.wide(x)
+    y += m.conv(x)
+    return y * other
+
+
+def powered_under_two_names(m: Net, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    x **= 2
+    return y + x
+
+
+@pytest.mark.parametrize("body", [summed_under_two_names, powered_under_two_names])
+def test_augmented_assignments_overwrite(body) -> None:
+    model = Net(body, conv=conv(), wide=conv(kernel=3)).eval()
+    fast = pw.fuse(model)
+    x = image()
+    ours = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(fast(ours), model(x))
+    torch.testing.assert_close(ours, x)
+
+
+def decoded(m: Net, x: Tensor) -> Tensor:
+    return F.conv_transpose2d(m.bn(m.conv(x)), m.conv.weight)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_weights_that_others_read_are_not_folded_into(kernel: int) -> None:
+    model = nn.Sequential(conv(), Net(decoded, conv=conv(kernel=kernel), bn=norm())).eval()
+    fast = pw.fuse(model)
+    notes = [f.note for f in pw.fusion_report(fast).fused]
+    assert notes == ["", "its parameters are read by others too"][: len(notes)]
+    assert pw.fusion_report(fast).folded == []
+    assert_same(model, fast, image())
+
+
+def test_batch_norm_of_something_else_than_channels_stays() -> None:
+    rows = nn.BatchNorm1d(5)
+    nn.init.normal_(rows.running_mean)
+    model = Net(lambda m, x: m.bn(m.conv(x[0])), conv=conv(cout=5), bn=rows).eval()  # unbatched: rows for channels
+    fast = pw.fuse(model)
+    assert (patterns(fast), pw.fusion_report(fast).fused[0].note) == (["conv"], "a BatchNorm1d is behind it")
+    assert_same(model, fast, image())
+    model = nn.Sequential(nn.Conv1d(6, 4, 1), copy.deepcopy(rows)).eval()
+    fast = pw.fuse(model)
+    assert patterns(fast) == ["conv"]
+    assert_same(model, fast, torch.randn(6, 5))
+
+
+def test_concatenated_rows_are_padded_once() -> None:
+    wrapped = nn.Conv2d(6, 6, 1, padding=1, padding_mode="circular")
+    model = Net(lambda m, x: m.conv(torch.cat([x[0], x[1]], 1)), conv=wrapped).eval()
+    assert_same(model, pw.fuse(model), image())
+
+
+def summed_into_a_number(m: Net, x: Tensor) -> Tensor:
+    n = x.size(0) * 2
+    n += m.conv(x)
+    return n
+
+
+def test_a_sum_into_a_number() -> None:
+    model = Net(summed_into_a_number, conv=conv()).eval()
+    assert_same(model, pw.fuse(model), image())
+
+
+class Doubling(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2) if x.sum() > -1e9 else x
+
+
+@pytest.mark.parametrize("name", ["relu6", "leaky_relu", "silu", "hardswish"])
+def test_an_activation_that_somebody_elses_module_may_overwrite_has_its_gradient(name: str) -> None:
+    model = nn.Sequential(conv(), copy.deepcopy(MODULES[name]), Doubling()).double()
+    x = image(dtype=torch.float64)
+    torch.testing.assert_close(gradients(pw.fuse(model), x), gradients(model, x), rtol=1e-6, atol=1e-6)
+
+
+def test_what_a_sequence_or_a_hook_overwrites() -> None:
+    def body(m: Net, x: Tensor) -> Tensor:
+        x = m.wide(x)
+        y = m.conv(x)
+        return y + m.other(x)
+
+    sequence = nn.Sequential(nn.ReLU(inplace=True), conv())
+    sequence.register_forward_hook(lambda *_: None)  # a call in the graph
+    hooked = conv()
+    hooked.register_forward_pre_hook(lambda m, args: (args[0].mul_(2),))
+    for other in (sequence, hooked):
+        model = Net(body, wide=conv(kernel=3), conv=conv(), other=other).eval()
+        assert_same(model, pw.fuse(model), image())

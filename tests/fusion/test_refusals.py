@@ -99,8 +99,6 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for layer in self.stem[:0]:
-            x = layer(x)
         x = self.block(x) if x.sum() > 0 else self.alone(x)
         for tap in self.taps:
             x = tap(x)
@@ -117,6 +115,56 @@ def test_control_flow_on_data_is_fused_module_by_module() -> None:
     for x in (image(), -10 - image().abs()):
         assert_same(model, fast, x)
     assert isinstance(pw.fuse(model, inplace=True), Branching)
+
+
+class Parts(nn.Module):
+    """What is called as a whole or in parts, in a forward with an argument that keeps it from being traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv(), norm(), nn.ReLU())
+        self.blocks = nn.ModuleList([nn.Sequential(conv(), norm()), nn.Sequential(nn.Sequential(conv(), nn.ReLU()))])
+        self.block = Net(lambda m, x: F.relu(m.conv(x)), conv=conv())
+        self.head = nn.Sequential(conv(), nn.ReLU())
+
+
+class Features(Parts):
+    def forward(self, x: Tensor, keep: tuple[int, ...] = (0, 1)) -> list[Tensor]:
+        found = []
+        for i, layer in enumerate(self.stem):
+            x = layer(x)
+            found += [x] if i in keep else []
+        for block in self.blocks:
+            x = block[0](x)
+        return [*found, self.block.conv(x), self.head(x)]
+
+
+class Hidden(Parts):
+    def forward(self, x: Tensor, name: str = "stem") -> Tensor:
+        return getattr(self, name)[0](x)
+
+
+class Whole(Parts):
+    def forward(self, x: Tensor, keep: int = 0) -> Tensor:
+        y = self.stem(self.blocks[0](x))
+        for block in self.blocks:
+            y = block(y)
+        return sum((block(y) for block in self.blocks), y) + self.block(y)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (Features(), ["conv", "conv", "conv", "conv", "conv + relu"]),
+        (Hidden(), ["conv", "conv", "conv", "conv + relu", "conv"]),
+        (Whole(), ["conv + bn + relu", "conv + bn", "conv + relu", "conv + relu", "conv + relu"]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_sequences_whose_parts_may_be_called_alone(model: nn.Module, expected: list[str]) -> None:
+    fast = pw.fuse(model.eval())
+    assert patterns(fast) == expected
+    assert_same(model, fast, image())
 
 
 class Dropping(nn.Module):

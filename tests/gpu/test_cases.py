@@ -9,7 +9,8 @@ import torch
 
 import pointwise_ext as pw
 from tests.emulated.cases import BASE, CASES, DTYPES
-from tests.problem import Problem, gradients
+from tests.masks import mask_of
+from tests.problem import Problem, gradients, run
 from tests.tolerance import assert_bitwise_equal
 
 pytestmark = pytest.mark.gpu
@@ -49,6 +50,36 @@ def test_products_make_dz(dtype: str, layout: str) -> None:
     kernels = " ".join(event.key for event in profile.key_averages())
     assert "gemm_mma" in kernels
     assert "activation_backward" not in kernels
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", ("leaky_relu", 0.2)], ids=str)
+def test_a_mask_is_saved_for_the_output(activation: str | tuple, dtype: str, layout: str) -> None:
+    problem = replace(LAYER, dtype=dtype, layout=layout, activation=activation)
+    problem.check()
+    leaves = {name: v.requires_grad_() for name, v in problem.placed().items()}
+    saved: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = run(pw.pointwise_conv, leaves, problem.options)
+    (mask,) = [t for t in saved if t.dtype == torch.int32]
+    name = activation if isinstance(activation, str) else activation[0]
+    assert torch.equal(mask.cpu(), mask_of(y.detach().cpu(), name))
+    assert y.data_ptr() not in [t.data_ptr() for t in saved]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", ("leaky_relu", 0.2)], ids=str)
+def test_second_derivatives_of_masks(activation: str | tuple, layout: str) -> None:
+    problem = replace(BASE, activation=activation, layout=layout, integers=True, device="cuda")
+    second = []
+    for conv in (pw.pointwise_conv, pw.reference.pointwise_conv):
+        leaves = {name: v.requires_grad_() for name, v in problem.placed().items()}
+        y = run(conv, leaves, problem.options)
+        (dx,) = torch.autograd.grad(y, leaves["x0"], leaves["dy"], create_graph=True)
+        second.append(torch.autograd.grad(dx.square().sum(), (leaves["dy"], leaves["weight"])))
+    for got, want in zip(*second, strict=True):
+        torch.testing.assert_close(got, want)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
