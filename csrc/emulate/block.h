@@ -136,10 +136,13 @@ class Grid {
     for (int alive = int(threads_.size()); alive > 0;) {
       bool progress = false;
       const int first = schedule_.shuffled ? int(random_() % warps) : 0;
-      for (int w = 0; w < warps; ++w) {
-        progress |= run_warp((first + w) % warps, alive);
-        // One warp runs alone for a while: the others stay where they are, up to a whole barrier behind.
-        if (schedule_.shuffled && progress) break;
+      for (int i = 0; i < warps; ++i) {
+        const int warp = (first + i) % warps;
+        progress |= run_warp(warp, alive);
+        if (!schedule_.shuffled || !progress) continue;
+        // It runs alone, every second time to the next barrier: the others stay where they are.
+        for (int more = random_() % 2 ? kFar : int(random_() % 8); more > 0 && run_warp(warp, alive); --more) continue;
+        break;
       }
       if (!progress) throw std::runtime_error(deadlock());
     }
@@ -169,6 +172,7 @@ class Grid {
   }
 
   static constexpr size_t kAlign = 128;
+  static constexpr int kFar = 1 << 30;
   static inline thread_local Grid* current_ = nullptr;
 
   int64_t blocks_, block_ = 0;

@@ -78,9 +78,11 @@ def test_shared_memory(tmp_path: Path) -> None:
         for warps, n in gated.items():
             name = (large if warps.count(",") == 2 else small).replace("2, 4, 64", "{}")
             blocks |= {name.format(t, "false", majors, warps).replace("::S", "::GatedS"): n for t in ("bf16", "float")}
+    backward = "BackwardMma<bf16, {}, {}>::Shared"
+    blocks |= {backward.format(m, rooms): 1 for m in ("true", "false") for rooms in ("64, 256", "256, 64", "128, 128")}
     # With a mask no less than without.
     blocks |= {
-        name.replace("::S", "::MaskedS"): n for name, n in blocks.items() if "Mma" in name and "Gated" not in name
+        name.replace("::S", "::MaskedS"): n for name, n in blocks.items() if "GemmMma" in name and "Gated" not in name
     }
     lines = [f'std::printf("%zu {name}\\n", sizeof({name}));' for name in blocks]
     source = tmp_path / "sizes.cpp"
@@ -138,8 +140,8 @@ def test_instructions(dtype: str, product: str, target: str, tmp_path: Path) -> 
         [str(tool("cuobjdump")), "-sass", str(tmp_path / "unit.o")], text=True, env=os.environ | {"PATH": path}
     )
     functions = dict(re.findall(r"Function : (\S+)(.*?)(?=Function : |\Z)", text, re.DOTALL))
-    kernels = {name: code for name, code in functions.items() if "gemm_mma" in name}
-    assert len(kernels) == 18
+    kernels = {name: code for name, code in functions.items() if "gemm_mma" in name or "backward_mma" in name}
+    assert len(kernels) == 18 + 6
     for name, code in kernels.items():
         assert code.count(product) >= 16, name
         assert "LDGSTS.E.BYPASS.128" in code, name

@@ -164,6 +164,66 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
   return true;
 }
 
+// dX, dW and db by one kernel, of dY and what was saved with pitches of their own; `by_mask`: of a mask instead.
+bool check_backward(int64_t out, int64_t in, int64_t pixels, bool along_pixels, int64_t pitch, bool by_mask,
+                    const Tuning& tuning, emulate::Schedule schedule) {
+  const Matrix dy = padded<bf16>(out, pixels, along_pixels, pitch), kept = padded<bf16>(out, pixels, along_pixels, 2);
+  const Matrix x = padded<bf16>(in, pixels, along_pixels, pitch), w = padded<bf16>(out, in, true, 1);
+  const auto turned = [](const Matrix& m) { return Matrix{m.data, m.col, m.row}; };
+  const auto saved = [&](int64_t o, int64_t p) { return at<bf16>(kept, o, p); };
+  Gemm dw, dx;
+  dw.dtype = dx.dtype = DType::bf16;
+  dw.pixels = Pixels::on_k, dx.pixels = along_pixels ? Pixels::on_n : Pixels::on_m;
+  dw.m = axis(out), dw.n = axis(in);
+  dw.segment[dw.segments++] = {dy, turned(x), axis(pixels)};
+  dw.c = rows(unwritten<bf16>(out * in), in);
+  bf16* db = unwritten<bf16>(out);
+  dw.row_sums = db;
+  dw.gate.activation = by_mask ? Activation{Act::leaky_relu, 0.5} : Activation{Act::relu6};
+  const auto passed = [&](int64_t o, int64_t p) { return passes(dw.gate.activation, saved(o, p)); };
+  if (!by_mask)
+    dw.gate.saved = kept;
+  else
+    dw.gate.mask = along_pixels ? bits(out, pixels, passed)
+                                : bits(pixels, out, [&](int64_t p, int64_t o) { return passed(o, p); });
+  dw.gate.mask.along_pixels = along_pixels;
+  const Matrix to = padded<bf16>(in, pixels, along_pixels, pitch, false);
+  dx.m = axis(along_pixels ? in : pixels), dx.n = axis(along_pixels ? pixels : in);
+  dx.segment[dx.segments++] = along_pixels ? Segment{turned(w), dy, axis(out)} : Segment{turned(dy), w, axis(out)};
+  dx.c = along_pixels ? to : turned(to);
+  const BackwardPlan plan = plan_backward(dx, dw, tuning);
+  std::vector<char> workspace(workspace_bytes(plan, dw));
+  if (!plan.out || launch_backward_as<bf16>(dx, dw, plan, workspace.data(), &schedule, tuning)) return false;
+  const auto dz = [&](int64_t o, int64_t p) {
+    return activation_grad(dw.gate.activation, at<bf16>(dy, o, p), saved(o, p));
+  };
+  const auto sum = [](int64_t count, auto term) {
+    float total = 0;
+    for (int64_t i = 0; i < count; ++i) total += term(i);
+    return widen(narrow<bf16>(total));
+  };
+  const auto right = [&](float got, float want, const char* what, int64_t i, int64_t j) {
+    if (got != want)
+      std::printf("backward %ldx%ldx%ld: %s[%ld, %ld] is %g, expected %g\n", long(out), long(in), long(pixels), what,
+                  long(i), long(j), got, want);
+    return got == want;
+  };
+  bool all = true;
+  for (int64_t o = 0; o < out && all; ++o) {
+    all = right(widen(db[o]), sum(pixels, [&](int64_t p) { return dz(o, p); }), "db", o, 0);
+    for (int64_t i = 0; i < in && all; ++i)
+      all =
+          right(at<bf16>(dw.c, o, i), sum(pixels, [&](int64_t p) { return dz(o, p) * at<bf16>(x, i, p); }), "dW", o, i);
+  }
+  for (int64_t i = 0; i < in && all; ++i)
+    for (int64_t p = 0; p < pixels && all; ++p)
+      all = right(at<bf16>(to, i, p), sum(out, [&](int64_t o) { return dz(o, p) * at<bf16>(w, o, i); }), "dX", i, p);
+  if (const int64_t inner = along_pixels ? pixels : in; inner % pitch)  // what lies between rows is not written
+    for (int64_t i = 0; i < (along_pixels ? in : pixels) && all; ++i)
+      all = std::isnan(along_pixels ? at<bf16>(to, i, inner) : at<bf16>(to, inner, i));
+  return all;
+}
+
 bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tuning, emulate::Schedule schedule) {
   ActivationGrad a;
   a.activation.kind = Act::relu;
@@ -247,12 +307,22 @@ bool check_gated_tiles() {
   return true;
 }
 
+// Every size of the kernel in both layouts, with tails and several shares a block; by masks and without.
+bool check_backwards(emulate::Schedule schedule) {
+  for (const bool along_pixels : {false, true})
+    if (!check_backward(61, 130, 150, along_pixels, 8, true, {3, 2}, schedule) ||
+        !check_backward(130, 61, 150, along_pixels, 1, true, {2, 5}, schedule) ||
+        !check_backward(70, 100, 90, along_pixels, 4, false, {3, 2}, schedule))
+      return false;
+  return true;
+}
+
 }  // namespace
 
 int main() {
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
-    if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) ||
+    if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) || !check_backwards(schedule) ||
         !check_activation_grad(200, 40, {8, 3}, schedule))
       return 1;
   }
