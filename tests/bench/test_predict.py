@@ -22,14 +22,20 @@ def test_forward_is_one_launch_at_the_floor_of_its_traffic(layout: str) -> None:
     assert launch.microseconds > launch.memory_bytes / predict._MEMORY_BYTES_PER_US
 
 
+def test_backward_of_few_channels_is_one_kernel() -> None:
+    both, total = predict.launches(LAYER, "bf16", "nhwc", backward=True)
+    assert (both.kernel.split()[0], total.kernel) == ("backward_mma", "reduce")
+    assert both.memory_bytes == 2 * PIXELS * (256 + 64 + 64) + PIXELS * 256 / 8  # dy and a bit each, x and dx
+
+
 def test_backward_names_every_kernel() -> None:
-    dx, dw, total = predict.launches(LAYER, "bf16", "nhwc", backward=True)
+    dx, dw, total = predict.launches(Layer("test", 32, (64,), 512, 56), "bf16", "nhwc", backward=True)
     assert total.kernel == "reduce"
-    assert dx.memory_bytes == 2 * (PIXELS * (256 + 64) + 64 * 256) + PIXELS * 256 / 8  # dy and a bit each, and dx
-    assert dx.product == f"{PIXELS}x64x256"
+    assert dx.memory_bytes == 2 * (PIXELS * (512 + 64) + 64 * 512) + PIXELS * 512 / 8  # dy and a bit each, and dx
+    assert dx.product == f"{PIXELS}x64x512"
     assert dx.kernel.endswith(" of dY by bits")
     assert " of dY by bits with db" in dw.kernel
-    assert dw.product == f"256x64x{PIXELS}"
+    assert dw.product == f"512x64x{PIXELS}"
     assert "shares of K" in dw.kernel
     assert total.memory_bytes == 0
 
