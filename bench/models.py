@@ -104,9 +104,10 @@ class ModelResults(Results):
     rows: list[ModelRow]
 
     def add(self, rows: list[ModelRow]) -> None:
-        """Rows measured again replace their like, so that a long benchmark can run in pieces."""
-        new = {(row.setup, row.name) for row in rows}
-        self.rows = [row for row in self.rows if (row.setup, row.name) not in new] + rows
+        """A setup measured again replaces all its rows, so that a long benchmark can run in pieces and yet compares only
+        what was measured in turns."""
+        new = {row.setup for row in rows}
+        self.rows = [row for row in self.rows if row.setup not in new] + rows
 
 
 def setups(

@@ -61,10 +61,10 @@ def test_a_wrong_or_failing_contestant_is_named_and_not_timed() -> None:
     assert "no such compiler" in lines[1]
 
 
-def test_rows_measured_again_replace_their_like() -> None:
-    run = results(row(EAGER, 10.0), row(FUSED, 5.0))
-    run.add([row(FUSED, 4.0), row(FUSED, 9.0, batch=8)])
-    assert [(r.name, r.batch, r.median_us) for r in run.rows] == [(EAGER, 1, 10.0), (FUSED, 1, 4.0), (FUSED, 8, 9.0)]
+def test_a_setup_measured_again_replaces_all_its_rows() -> None:
+    run = results(row(EAGER, 10.0), row(FUSED, 5.0), row(EAGER, 70.0, batch=8))
+    run.add([row(FUSED, 4.0), row(EAGER, 9.0)])
+    assert [(r.name, r.batch, r.median_us) for r in run.rows] == [(EAGER, 8, 70.0), (FUSED, 1, 4.0), (EAGER, 1, 9.0)]
 
 
 def test_a_run_of_another_processor_is_not_continued(tmp_path: Path) -> None:
