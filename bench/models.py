@@ -104,8 +104,8 @@ class ModelResults(Results):
     rows: list[ModelRow]
 
     def add(self, rows: list[ModelRow]) -> None:
-        """A setup measured again replaces all its rows, so that a long benchmark can run in pieces and yet compares only
-        what was measured in turns."""
+        """A setup measured again replaces all its rows: a long benchmark can run in pieces, and yet compares only what
+        was measured in turns."""
         new = {row.setup for row in rows}
         self.rows = [row for row in self.rows if row.setup not in new] + rows
 

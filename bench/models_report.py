@@ -164,7 +164,8 @@ def markdown(results: ModelResults, picture: str) -> str:
         return " | ".join(line(name, batch) for batch in batches for name in shown)
 
     lines = [
-        f"Times faster than eager, inference, {dtype}, each in its better layout; medians measured in turns, layout by layout.",
+        f"Times faster than eager, inference, {dtype}, each in its better layout; "
+        "medians measured in turns, layout by layout.",
         f"{device}, torch {facts['torch']}, {facts['date'][:10]}.",
         "",
         f"| network | 1x1 fused | {cells(lambda name, batch: f'batch {batch}: {titles[name]}')} |",
