@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench import goals, models, models_report, report
+from bench.allocator import keep_freed_memory
 from bench.host import host_rows
 from bench.measure import BUSY, Effort, OtherLoad
 from bench.networks import NETWORKS
@@ -107,7 +108,7 @@ def measure_layers(args: argparse.Namespace, console: Console) -> Results:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("the machine's ceilings", total=len(todo))
         ceilings(args.device, dtypes, threads)  # leaves the most threads set
-        facts = environment(args.device, args.label, OURS)
+        facts = environment(args.device, args.label, OURS) | {"freed memory": args.freed_memory}
         bench = Bench(effort, roster)
         rows = run_all(bench, todo, lambda name: progress.update(task, description=name, advance=1))
         facts["load by others"] = f"{bench.others.share:.0%} of the CPUs"
@@ -158,6 +159,7 @@ def measure_models(args: argparse.Namespace, stem: Path, console: Console) -> mo
     todo = models.setups(networks, batches, args.layout, args.dtype or ["fp32"], modes, **where)
     effort = replace(models.EFFORT, rounds=args.rounds or models.EFFORT.rounds)
     results = models.stored(stem.with_name(stem.name + ".json"), environment(args.device, stem.name, OURS))
+    results.environment["freed memory"] = args.freed_memory
     others, results.absent = OtherLoad(), []
     for setup in todo:
         console.print(str(setup), highlight=False, style="dim")
@@ -206,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.error(str(error))
     if args.threads:
         torch.set_num_threads(max(args.threads))
+    args.freed_memory = keep_freed_memory()
     console = Console(width=None if sys.stdout.isatty() else 160)
     if not EXTENSION_LOADED:
         console.print("[yellow]The extension is not loaded: what is measured is the reference in plain PyTorch.[/]")

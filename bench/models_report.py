@@ -158,6 +158,7 @@ def markdown(results: ModelResults, picture: str) -> str:
     batches = sorted({row.batch for row in rows})
     shown = [name for name in BARS if any(row.name == name for row in rows) and not name.endswith(FROZEN)]
     device = facts["GPU"] if facts["device"] == "cuda" else f"{facts['CPU']}, {facts['threads']} threads"
+    memory = facts.get("freed memory", "as malloc does")
     titles = {FUSED: "fused", INDUCTOR: "torch.compile", BACKEND: "its backend pointwise_ext"}
 
     def cells(line: Callable[[str, int], str]) -> str:
@@ -166,7 +167,7 @@ def markdown(results: ModelResults, picture: str) -> str:
     lines = [
         f"Times faster than eager, inference, {dtype}, each in its better layout; "
         "medians measured in turns, layout by layout.",
-        f"{device}, torch {facts['torch']}, {facts['date'][:10]}.",
+        f"{device}, torch {facts['torch']}, {facts['date'][:10]}, freed memory {memory}.",
         "",
         f"| network | 1x1 fused | {cells(lambda name, batch: f'batch {batch}: {titles[name]}')} |",
         f"|---|---:|{'---:|' * (len(shown) * len(batches))}",

@@ -21,9 +21,11 @@ def markdown(results: Results, picture: str) -> str:
     """A class a line: how many times faster than nn.Conv2d + ReLU, with the facts that this holds for."""
     facts = results.environment
     device = facts["GPU"] if facts["device"] == "cuda" else f"{facts['CPU']}, {facts['threads']} threads"
+    memory = facts.get("freed memory", "as malloc does")
     lines = [
         "Times faster than nn.Conv2d + ReLU in the same layout, forward; geometric means over a class, of medians",
-        f"measured in turns. {device}, torch {facts['torch']}, {facts['date'][:10]}, {facts['measured']}.",
+        f"measured in turns, freed memory {memory}. {device}, torch {facts['torch']}, {facts['date'][:10]}, "
+        f"{facts['measured']}.",
         "",
         f"| class | layers | {' | '.join(COLUMNS.values())} |",
         f"|---|---:|{'---:|' * len(COLUMNS)}",

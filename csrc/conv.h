@@ -21,6 +21,10 @@ struct Backend {
   bool masks = false;  // whether its kernels write and read masks
   // Computes them, dX and dW, by one kernel if that is faster than either; else returns false. Null: it has none.
   bool (*one_pass)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
+  // Computes them and `pass` chunk by chunk of pixels, if that is faster; all share one axis, and the products read dY
+  // in dZ's place. Asked where `chunks` says that so many bytes of dY may be worth it. Null: it does not.
+  bool (*chunks)(int64_t bytes) = nullptr;
+  bool (*chunked)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
 };
 
 // The arguments of one convolution but its tensors; stride and padding have one entry or one per spatial dimension.

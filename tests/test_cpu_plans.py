@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pointwise_ext as pw
+from tests.layouts import LAYOUTS
 from tests.problem import Problem, gradients
 from tests.tolerance import assert_bitwise_equal
 
@@ -26,6 +27,9 @@ PLANS = [
     {"at_once": 0},
     {"at_once": 0, "packed": 1},
     {"split": 1},
+    {"chunked": 20},
+    {"chunked": 1000, "packed": 1},
+    {"chunked": 100, "turned": 1, "streamed": 1},
 ]
 # 49 and 196 pixels leave 1 and 4 columns over; 64 channels are whole lines; the others are ragged in every dimension.
 SHAPES = {
@@ -56,6 +60,43 @@ def test_every_plan_is_right(force, plan: dict, shape: str) -> None:
         for dtype in DTYPES:
             force(**plan)
             replace(SHAPES[shape], layout=layout, dtype=dtype).check()
+
+
+# Every reason for which a gradient of the output, an input or its gradient lies otherwise than the others.
+CHUNKED = {
+    "linear": Problem(channels=(40,), out_channels=30, size=(14, 14)),
+    "no bias": Problem(channels=(40,), out_channels=30, size=(9, 31), bias=False),
+    "three inputs": Problem(channels=(8, 33, 5), out_channels=64, size=(12, 12), activation="relu"),
+    "residual": Problem(channels=(24,), out_channels=48, size=(20, 11), residual=True, activation="relu"),
+    "1d": Problem(channels=(24,), out_channels=48, size=(300,), activation="tanh"),
+    "3d, stride 2": Problem(channels=(17,), out_channels=16, size=(9, 7, 6), stride=2, activation="relu"),
+    "unbatched": Problem(channels=(17,), out_channels=16, batch=None, size=(19, 13), activation="silu"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_of_pixels_in_every_layout(force, name: str, layout: str) -> None:
+    for pixels in (1, 33, 500):
+        force(chunked=pixels)
+        for dtype in ("float32", "bfloat16"):
+            replace(CHUNKED[name], layout=layout, dtype=dtype).check()
+
+
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
+def test_chunks_make_only_the_gradients_asked_for(force, needed: tuple[bool, ...]) -> None:
+    """dX, dW or db alone has the bits that it has among all."""
+    t = Problem(channels=(24,), out_channels=48, size=(40, 30), activation="relu").placed()
+    saved = pw.pointwise_conv(t["x0"], t["weight"], t["bias"], activation="relu")
+
+    def backward(*wanted: bool) -> list[torch.Tensor]:
+        arguments = ([1, 1], [0, 0], 1, "relu", 0.0, 0.0, [*wanted, False])
+        return torch.ops.pointwise_ext.conv_backward(t["dy"], [t["x0"]], t["weight"], saved, *arguments)
+
+    force(chunked=100)
+    every = backward(True, True, True)
+    (alone,) = backward(*needed)
+    assert_bitwise_equal(alone, every[needed.index(True)], str(needed))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

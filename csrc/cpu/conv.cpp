@@ -6,7 +6,7 @@
 #include <torch/library.h>
 
 #include "../ops.h"
-#include "kernels.h"
+#include "chunks.h"
 
 namespace pw::cpu {
 namespace {
@@ -112,7 +112,80 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {
   }
 }
 
-const Backend kBackend{"cpu", gemm, activation_grad};
+// Sums of all parts become db.
+void finish_db(const at::Tensor& sums, const Chunked& job) {
+  const int64_t channels = job.pass.channels;
+  const double* p = sums.data_ptr<double>();
+  const auto write = [&](auto* db) {
+    for (int64_t c = 0; c < channels; ++c) {
+      double sum = 0;
+      for (int64_t part = 0; part < job.chunks.parts; ++part) sum += p[part * channels + c];
+      using T = std::remove_pointer_t<decltype(db)>;
+      db[c] = narrow<T>(acc_t<T>(sum));
+    }
+  };
+  switch (job.pass.dtype) {
+    case DType::f32:
+      return write(static_cast<float*>(job.pass.db));
+    case DType::f64:
+      return write(static_cast<double*>(job.pass.db));
+    case DType::f16:
+      return write(static_cast<f16*>(job.pass.db));
+    case DType::bf16:
+      return write(static_cast<bf16*>(job.pass.db));
+  }
+}
+
+bool chunks(int64_t bytes) { return forced.chunked == -1 ? bytes >= kChunkedBytes : forced.chunked > 0; }
+
+bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) {
+  const Gemm* gemms[2 * kSources];
+  int count = 0;
+  for (const Products& p : products) {
+    const Gemm& g = *p.gemms;
+    const bool weights = g.pixels == Pixels::on_k;
+    if ((weights ? g.m.count() : total_k(g)) != pass.channels) return false;  // of one group
+    gemms[count++] = &g;
+  }
+  const int bytes = int(like.element_size());
+  const int64_t weights = weights_of(gemms, count);
+  if (forced.chunked == -1 && weights > kChunkedWeights) return false;
+  const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const Kernels& set = kernels();
+  Chunked job{gemms,
+              count,
+              pass,
+              cut(pass.pixels, pass.channels, weights, bytes, channels_inner(pass)),
+              set.tiling(pass.dtype),
+              bytes,
+              nullptr,
+              nullptr};
+  const int64_t parts = job.chunks.parts;
+  if (forced.chunked == -1 && threads > 4 * parts) return false;
+
+  at::Tensor db, sums[2 * kSources];
+  void* sums_data[2 * kSources] = {};
+  if (pass.db)
+    db = at::empty({parts * pass.channels}, like.options().dtype(at::kDouble)), job.db = db.data_ptr<double>();
+  for (int i = 0; i < count; ++i)
+    if (gemms[i]->pixels == Pixels::on_k)
+      sums[i] = workspace(parts * gemms[i]->m.count() * gemms[i]->n.count(), like), sums_data[i] = sums[i].data_ptr();
+  job.sums = sums_data;
+  at::parallel_for(0, parts, ceil_div(parts, std::min<int64_t>(threads, parts)),
+                   [&](int64_t begin, int64_t end) { set.chunked(pass.dtype, job, begin, end); });
+  for (int i = 0; i < count; ++i) {
+    if (!sums_data[i]) continue;
+    const Gemm dw = as_chunked(*gemms[i], *gemms[i], bytes);
+    Job merged{&dw, chunk_plan(job, dw)};
+    merged.plan.k_parts = parts, merged.sums = sums_data[i];
+    at::parallel_for(0, merged.plan.m, ceil_div(32768, merged.plan.n * parts),
+                     [&](int64_t begin, int64_t end) { set.merge(pass.dtype, merged, begin, end); });
+  }
+  if (pass.db) finish_db(db, job);
+  return true;
+}
+
+const Backend kBackend{"cpu", gemm, activation_grad, nullptr, /*masks=*/false, nullptr, chunks, chunked};
 
 at::Tensor conv(PW_CONV_ARGS) { return device_conv(kBackend, PW_CONV_PASS); }
 std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) { return device_conv_saved(kBackend, PW_CONV_PASS); }

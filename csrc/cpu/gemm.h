@@ -19,7 +19,8 @@ class Runner {
   using Acc = typename D::Acc;
 
  public:
-  Runner(const cpu::Job& job) : job_(job), plan_(job.plan), operands_(job.plan) {
+  // `slot`: what is packed stays beside that of runners in other slots.
+  explicit Runner(const cpu::Job& job, int slot = 0) : job_(job), plan_(job.plan), operands_(job.plan, slot) {
     clamps_ = as_clamp<Acc>(job.gemms[0].activation, low_, high_);
   }
 
@@ -48,6 +49,12 @@ class Runner {
     }
     if (plan_.streamed) end_stream();
     operands_.trim();
+  }
+
+  // All of a product that differs from the last in its pixels alone: W is packed already.
+  void run_on_new_pixels(Ahead* ahead) {
+    pixels_ = -1, ahead_ = ahead;
+    run(0, plan_.units);
   }
 
   // Rows of C from their partial sums, added in order.
@@ -100,7 +107,7 @@ class Runner {
       const int64_t chunk = std::min(cpu::chunk_of(part.size()), left);
       operands_.take(g, segment, position, chunk, chunk);
       operands_.forget_a(), operands_.forget_b();
-      sweep(g, blocks, panels, sums, step, left != part.size());
+      sweep(g, blocks, panels, sums, step, job_.add || left != part.size());
       left -= operands_.values();
     }
   }
@@ -166,7 +173,7 @@ class Runner {
 
   void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Acc* sums, int64_t step, bool add) const {
     Target<D> t;
-    t.sums = sums, t.sums_step = step, t.add = add;
+    t.sums = sums, t.sums_step = step, t.add = add, t.ahead = ahead_;
     multiply(strips, operands_.stretches(), rows.size(), columns.size(), t);
   }
 
@@ -185,6 +192,7 @@ class Runner {
 
   Target<D> target(const Gemm& g, Range rows, Range columns) const {
     Target<D> t;
+    t.ahead = ahead_;
     if (g.bias) {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
       t.bias = bias_of(g) + (g.bias_on_m ? rows.begin : columns.begin);
@@ -258,6 +266,7 @@ class Runner {
   bool clamps_;
   Acc low_, high_;
   int64_t weights_ = -1, pixels_ = -1;  // whose operands are packed
+  Ahead* ahead_ = nullptr;
   Block<T> c_, z_, residual_;
 };
 

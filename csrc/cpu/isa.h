@@ -1,7 +1,6 @@
 // The table of functions of one instruction set, for a unit that has defined PW_ISA and PW_BYTES.
 #pragma once
-#include "gemm.h"
-#include "grad.h"
+#include "backward.h"
 
 namespace pw::PW_ISA {
 
@@ -51,8 +50,13 @@ void activation_grad(const ActivationGrad& p, void* partial, int64_t begin, int6
 }
 
 template <bool DOT>
+void chunked(DType dtype, const cpu::Chunked& job, int64_t begin, int64_t end) {
+  dispatch<DOT>(dtype, [&](auto t, auto d) { ChunkRunner<decltype(t), decltype(d)>(job).run(begin, end); });
+}
+
+template <bool DOT>
 constexpr cpu::Kernels table(const char* name, bool (*supported)()) {
-  return {name, supported, tiling<DOT>, run<DOT>, merge<DOT>, activation_grad<DOT>};
+  return {name, supported, tiling<DOT>, run<DOT>, merge<DOT>, activation_grad<DOT>, chunked<DOT>};
 }
 
 }  // namespace pw::PW_ISA

@@ -10,7 +10,10 @@ struct Job {
   Plan plan;
   const void* bias = nullptr;  // of all products in accumulation type; null: read each product's own
   void* sums = nullptr;        // dW: partial sums [product][k part][m][n] in accumulation type; null: C holds them
+  bool add = false;            // to the sums there are
 };
+
+struct Chunked;
 
 struct Kernels {
   const char* name;
@@ -20,6 +23,7 @@ struct Kernels {
   void (*merge)(DType, const Job&, int64_t begin, int64_t end);  // rows of all products: C from the partial sums
   // Rows [begin, end) of grad_rows(problem); row r leaves its sums per channel in partial[r].
   void (*activation_grad)(const ActivationGrad&, void* partial, int64_t begin, int64_t end);
+  void (*chunked)(DType, const Chunked&, int64_t begin, int64_t end);  // parts of a backward pass
 };
 
 // Pixels of dZ done together, a row: of all channels where those are the innermost dimension, else of one channel after

@@ -65,7 +65,7 @@ class Operands {
   static constexpr bool kSame = std::is_same_v<T, Elem>;  // operands may be read in place
 
  public:
-  explicit Operands(const Plan& plan) : plan_(plan) {}
+  Operands(const Plan& plan, int slot) : plan_(plan), slot_(slot) {}
 
   int stretches() const { return stretches_; }
   int64_t values() const { return values_; }  // of k in all stretches
@@ -251,18 +251,13 @@ class Operands {
   static int64_t whole_vectors(int64_t n) { return cpu::ceil_div(n, Vec<Acc>::size) * Vec<Acc>::size; }
   int64_t panel_size() const { return depth_ * Vec<Acc>::size * kVectors + kApart; }
 
-  static Scratch<Elem>& a_scratch() {
-    static thread_local Scratch<Elem> scratch;
-    return scratch;
+  Scratch<Elem>& scratch(int which) const {
+    static thread_local Scratch<Elem> scratch[2 * kSources][3];
+    return scratch[slot_][which];
   }
-  static Scratch<Elem>& b_scratch() {
-    static thread_local Scratch<Elem> scratch;
-    return scratch;
-  }
-  static Scratch<Elem>& dot_scratch() {
-    static thread_local Scratch<Elem> scratch;
-    return scratch;
-  }
+  Scratch<Elem>& a_scratch() const { return scratch(0); }
+  Scratch<Elem>& b_scratch() const { return scratch(1); }
+  Scratch<Elem>& dot_scratch() const { return scratch(2); }
 
   // Rows of a packed operand lie next to each other.
   struct PackedRows {
@@ -274,6 +269,7 @@ class Operands {
   static constexpr PackedRows kPackedRows{};
 
   const Plan& plan_;
+  const int slot_;
   bool a_direct_ = false, b_direct_ = false;
   int64_t values_ = 0, depth_ = 0;         // of k, and elements they make, in all stretches
   int stretches_ = 0, together_log2_ = 0;  // blocks packed together, as a power of two

@@ -32,9 +32,10 @@ constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a pack
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
 constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
 
-// What tests may decide instead of the rules below: 0 no, 1 yes wherever it is possible, -1 by the rules.
+// What tests may decide instead of the rules below: 0 no, 1 yes wherever it is possible, -1 by the rules; chunked:
+// pixels of a chunk too.
 struct Forced {
-  int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1;
+  int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1, chunked = -1;
 };
 inline Forced forced;
 
@@ -109,10 +110,18 @@ inline bool can_dot(const Gemm& g, int pack) {
   return true;
 }
 
+// dW in NCHW reads A in place and packs B, a transposition of squares: whether B is the larger, and to be A instead.
+inline bool turns_sum(const Gemm& g) {
+  const Segment& s = g.segment[0];
+  if (s.a.col.step[kRank - 1] != 1 || s.b.row.step[kRank - 1] != 1 || forced.turned == 0) return false;
+  return forced.turned == 1 || g.n.count() > g.m.count();
+}
+
 // Few pixels: whether C^T = B^T A^T, which packs the pixels' operand and stores C upright, costs less than packing W.
 // That is W^T of forward in channels_last and of dX in NCHW; the other products read W in place.
 inline bool turns(const Gemm& g, int element_bytes) {
-  if (g.pixels == Pixels::on_k || g.segments == 0 || forced.turned == 0) return false;
+  if (g.segments == 0 || forced.turned == 0) return false;
+  if (g.pixels == Pixels::on_k) return total_k(g) > kReduceAtOnce && turns_sum(g);
   if (forced.turned == 1) return true;
   const bool on_m = g.pixels == Pixels::on_m;
   for (int i = 0; i < g.segments; ++i) {
@@ -135,7 +144,7 @@ inline Gemm transposed(Gemm g) {
   }
   turn(g.c), turn(g.z), turn(g.residual);
   g.bias_on_m = !g.bias_on_m;
-  g.pixels = g.pixels == Pixels::on_m ? Pixels::on_n : Pixels::on_m;
+  if (g.pixels != Pixels::on_k) g.pixels = g.pixels == Pixels::on_m ? Pixels::on_n : Pixels::on_m;
   return g;
 }
 

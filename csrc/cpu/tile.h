@@ -106,6 +106,21 @@ PW_INLINE void round_store(T* p, Vec<acc_t<T>> v, int n) {
 
 enum class Init { zero, per_row, per_column };
 
+// Rows of memory that are read next, `bytes` each: fetched into the second-level cache a few lines at a time, so that
+// they are there when it is their turn and nobody has waited.
+struct Ahead {
+  const char *const *row = nullptr, *const *end = nullptr;
+  int64_t bytes = 0, at = 0;
+  int lines = 0;  // each time
+
+  PW_INLINE void fetch() {
+    for (int i = 0; i < lines && row != end; ++i) {
+      __builtin_prefetch(*row + at, 0, 2);
+      if ((at += 64) >= bytes) at = 0, ++row;
+    }
+  }
+};
+
 // Where a tile starts and goes, and how many more follow below it. Rows are found by offset tables, columns are
 // consecutive.
 template <class D>
@@ -124,6 +139,7 @@ struct Target {
   Acc low, high;
   int64_t tiles = 1, c_next = 0, residual_next = 0;  // tiles below one another, and from one to the next
   bool streamed = false;  // C is too large for the caches; its rows start at multiples of a line
+  Ahead* ahead = nullptr;
 };
 
 template <class D, int MR, int NV>
@@ -148,13 +164,14 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
   const Store* const residual = t.residual + index * t.residual_next;
   // What the end of the tile writes and reads is fetched row by row while k runs: stores to lines elsewhere would stall
   // the next tile, loads this one, and all lines at once would be in the way of B's.
-  const bool fetches_c = t.c && !t.streamed, fetches = fetches_c || t.residual;
+  const bool fetches_c = t.c && !t.streamed, fetches = fetches_c || t.residual || t.ahead;
   const auto fetch = [&](int m) __attribute__((always_inline)) {  // else gcc takes it for a call without effect
 #pragma GCC unroll 4
     for (int n = 0; n < NV; n += kLine) {
       if (fetches_c) __builtin_prefetch(c + t.c_row[m] + n * L, 1);
       if (t.residual) __builtin_prefetch(residual + t.residual_row[m] + n * L);
     }
+    if (t.ahead) t.ahead->fetch();
   };
 
   for (int s = 0; s < count; ++s) {

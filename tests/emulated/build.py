@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
+    "csrc/backward.cpp",
     "csrc/conv.cpp",
     "csrc/mask.cpp",
     "csrc/shape.cpp",
