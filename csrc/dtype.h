@@ -1,4 +1,5 @@
-// Storage types of the kernels: 16-bit floats as plain bits, with conversions that host and device share (no torch).
+// Storage types of the kernels: 16-bit floats as plain bits (no torch). Conversions give the same bits on host and
+// device, but for those of a NaN.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -44,10 +45,16 @@ PW_HD float widen(float v) { return v; }
 PW_HD double widen(double v) { return v; }
 PW_HD float widen(bf16 v) { return bit_cast<float>(uint32_t(v.bits) << 16); }
 PW_HD float widen(f16 v) {
+#ifdef __CUDA_ARCH__
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(v.bits));
+  return wide;
+#else
   const uint32_t sign = uint32_t(v.bits & 0x8000) << 16, magnitude = v.bits & 0x7fff;
   if (magnitude >= 0x7c00) return bit_cast<float>(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);  // Inf, NaN
   // Scaling by 2^112 moves the exponent's bias from 15 to 127 and is exact, for subnormals too.
   return bit_cast<float>(sign | bit_cast<uint32_t>(bit_cast<float>(magnitude << 13) * 0x1p112f));
+#endif
 }
 
 // Rounds to nearest even, as PyTorch does; NaN stays NaN.
@@ -63,12 +70,23 @@ PW_HD double narrow<double>(double v) {
 }
 template <>
 PW_HD bf16 narrow<bf16>(float v) {
+#ifdef __CUDA_ARCH__
+  bf16 rounded;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(v));
+  return rounded;
+#else
   if (v != v) return bf16{0x7fc0};
   const uint32_t u = bit_cast<uint32_t>(v);
   return bf16{uint16_t((u + 0x7fff + (u >> 16 & 1)) >> 16)};
+#endif
 }
 template <>
 PW_HD f16 narrow<f16>(float v) {
+#ifdef __CUDA_ARCH__
+  f16 rounded;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(v));
+  return rounded;
+#else
   const uint32_t u = bit_cast<uint32_t>(v), sign = u >> 16 & 0x8000, magnitude = u & 0x7fffffff;
   if (magnitude > 0x7f800000) return f16{uint16_t(sign | 0x7e00)};   // NaN
   if (magnitude >= 0x477ff000) return f16{uint16_t(sign | 0x7c00)};  // 65520 and more round to Inf
@@ -78,6 +96,7 @@ PW_HD f16 narrow<f16>(float v) {
   }
   const uint32_t rebiased = magnitude - 0x38000000;
   return f16{uint16_t(sign | (rebiased + 0xfff + (rebiased >> 13 & 1)) >> 13)};
+#endif
 }
 
 }  // namespace pw

@@ -40,6 +40,7 @@ activation_backward(PW_PARAMETER ActivationGrad a, PW_PARAMETER ActivationGradPl
     const int64_t chunk = work / plan.channel_tiles, c0 = work % plan.channel_tiles * kTileChannels;
     const int64_t begin = chunk * plan.tiles_per_chunk * kTilePixels;
     const int64_t end = begin + plan.tiles_per_chunk * kTilePixels;
+#pragma unroll 1
     for (int i = 0; i < kPlaces; ++i) {
       int p, c;
       place<kTilePixels, kTileChannels>(along_channels, thread_index() + i * kGradThreads, p, c);

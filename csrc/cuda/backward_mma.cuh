@@ -89,13 +89,15 @@ struct BackwardMma {
 
   PW_DEVICE void fill_table(int64_t first, int step) {
     const Segment& s = l.dw.segment[0];
-    const int i = thread_index() % kPixels, operand = thread_index() / kPixels;
-    const int64_t pixel = (first + step) * kPixels + i;
+    const int operand = thread_index() / kPixels;
     Offsets& to = shared.offsets[step % kTables];
-    if (operand == 0) to.dy[i] = offset_or_outside(s.k, s.a.col, pixel);
-    if (operand == 1) to.x[i] = offset_or_outside(s.k, s.b.row, pixel);
-    if (operand == 2) to.saved[i] = offset_or_outside(s.k, l.dw.gate.saved.col, pixel);
-    if (operand == 3) to.dx[i] = offset_or_outside(dx_pixels(), dx_pixel_steps(), pixel);
+    if (operand > 3) return;
+    int64_t (&table)[kPixels] = operand == 0 ? to.dy : operand == 1 ? to.x : operand == 2 ? to.saved : to.dx;
+    const Steps& steps = operand == 0   ? s.a.col
+                         : operand == 1 ? s.b.row
+                         : operand == 2 ? l.dw.gate.saved.col
+                                        : dx_pixel_steps();
+    fill_offsets<kPixels, kPixels>(table, operand == 3 ? dx_pixels() : s.k, steps, (first + step) * kPixels);
   }
 
   PW_DEVICE void start_copies(int64_t first, int step) {

@@ -30,7 +30,10 @@ struct Operands {
 };
 
 // The activations that take more than a comparison.
-PW_CALLED float activate_called(const Activation& a, float v) { return activate(a, v); }
+template <class V>
+PW_CALLED V activate_called(const Activation& a, V v) {
+  return activate(a, v);
+}
 
 template <int N>
 PW_DEVICE void activate_all(const Activation& a, float (&v)[N]) {
@@ -102,7 +105,7 @@ PW_DEVICE T finish(const Gemm& g, const Operands<T>& to, acc_t<T> sum, int64_t b
   if (to.bias) sum += widen(to.bias[bias * g.bias_step]);
   if (to.residual) sum += widen(to.residual[at.residual]);
   if (to.z) to.z[at.z] = narrow<T>(sum);
-  return to.c[at.c] = narrow<T>(activate(g.activation, sum));
+  return to.c[at.c] = narrow<T>(activate_called(g.activation, sum));
 }
 
 }  // namespace pw

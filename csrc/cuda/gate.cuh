@@ -28,7 +28,7 @@ PW_DEVICE void change_runs(Tile& tile, Change change) {
 
 // dy = dy activation'(saved), rounded as if it had been stored; zeros stay zeros.
 template <int THREADS, class Tile>
-PW_DEVICE void apply_gate(const Activation& a, Tile& dy, const Tile& saved) {
+PW_CALLED void apply_gate(const Activation& a, Tile& dy, const Tile& saved) {
   using T = typename Tile::Element;
   const float high = a.kind == Act::relu6 ? 6.0f : NAN;  // of relu nothing is too high
   change_runs<THREADS>(dy, [&](auto& run, int inner, int outer) {
@@ -53,8 +53,8 @@ struct MaskTile {
 // Starts the copies of a mask's words for a step of dY that begins at (x0, k0) and whose elements lie where `side` and
 // `depth` say. A function that is called: its addresses would take registers that the sums need.
 template <int THREADS, class Tile, class Side>
-PW_CALLED void start_mask(const Mask& mask, const Tile&, const Side& side, const int64_t (&depth)[Tile::kDepth],
-                          int64_t x0, int64_t k0, uint32_t* to) {
+PW_CALLED void start_mask(const Mask& mask, const Tile&, Side side, const int64_t (&depth)[Tile::kDepth], int64_t x0,
+                          int64_t k0, uint32_t* to) {
   constexpr int kRow = MaskTile<Tile>::kRow;
   static_assert(MaskTile<Tile>::kWords <= THREADS, "a word for each thread");
   const int i = thread_index();
@@ -67,7 +67,7 @@ PW_CALLED void start_mask(const Mask& mask, const Tile&, const Side& side, const
 
 // dy = passes ? dy : dy activation'(0). `skip`: bits of a word that belong to steps before it.
 template <int THREADS, class Tile>
-PW_DEVICE void apply_mask(const Activation& a, Tile& dy, const uint32_t* words, int skip) {
+PW_CALLED void apply_mask(const Activation& a, Tile& dy, const uint32_t* words, int skip) {
   using T = typename Tile::Element;
   const bool clip = clips(a);
   const float slope = float(a.alpha);

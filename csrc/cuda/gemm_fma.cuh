@@ -59,11 +59,10 @@ struct GemmFma {
   PW_DEVICE void fill_step(const Position<kTileK>& at, int stage) {
     const Segment& s = g.segment[at.segment];
     Stages& to = shared.stages;
-    const int i = thread_index() % kTileK;
-    if (thread_index() < kTileK)
-      to.a_k[stage][i] = offset_or_outside(s.k, s.a.col, at.k + i);
-    else if (thread_index() < 2 * kTileK)
-      to.b_k[stage][i] = offset_or_outside(s.k, s.b.row, at.k + i);
+    const int operand = thread_index() / kTileK;
+    if (operand < 2)
+      fill_offsets<kTileK, kTileK>(operand == 0 ? to.a_k[stage] : to.b_k[stage], s.k, operand == 0 ? s.a.col : s.b.row,
+                                   at.k);
   }
 
   PW_DEVICE void fill_segment(const Position<kTileK>& at) {

@@ -95,15 +95,16 @@ struct GemmMma {
   PW_DEVICE void fill_step(const At& at, int slot) {
     const Segment& s = g.segment[at.segment];
     const Matrix& saved = g.gate.saved;
-    const int i = thread_index() % kDepth, operand = thread_index() / kDepth;
-    if (operand == 0)
-      shared.stages.a.k[slot][i] = offset_or_outside(s.k, s.a.col, at.k + i);
-    else if (operand == 1)
-      shared.stages.b.k[slot][i] = offset_or_outside(s.k, s.b.row, at.k + i);
-    else if (operand == 2 && has_saved() && g.gate_on_a())
-      gated().saved_a.k[slot][i] = offset_or_outside(s.k, saved.col, at.k + i);
-    else if (operand == 2 && has_saved())
-      gated().saved_b.k[slot][i] = offset_or_outside(s.k, saved.row, at.k + i);
+    const int operand = thread_index() / kDepth;  // one for each kDepth threads
+    if (operand > 2 || (operand == 2 && !has_saved())) return;
+    using Table = int64_t[kDepth];
+    Table* table = operand == 0 ? &shared.stages.a.k[slot] : &shared.stages.b.k[slot];
+    const Steps* steps = operand == 0 ? &s.a.col : &s.b.row;
+    if (operand == 2) {
+      table = g.gate_on_a() ? &gated().saved_a.k[slot] : &gated().saved_b.k[slot];
+      steps = g.gate_on_a() ? &saved.col : &saved.row;
+    }
+    fill_offsets<kDepth, kDepth>(*table, s.k, *steps, at.k);
   }
 
   PW_DEVICE void fill_segment(const At& at) {
@@ -151,9 +152,9 @@ struct GemmMma {
   }
 
   // `step`: of all along k
-  PW_DEVICE void apply_gate(int stage, int64_t step) {
+  PW_DEVICE void apply_gate(int stage, int step) {
     const auto by_mask = [&](auto& dy) {
-      apply_mask<kThreads>(g.gate.activation, dy, masked().mask[stage], int(step * kDepth % 32));
+      apply_mask<kThreads>(g.gate.activation, dy, masked().mask[stage], step % 2 * kDepth % 32);
     };
     if (g.gate.mask.words && g.gate_on_a())
       by_mask(shared.stages.a.stage[stage]);
@@ -172,7 +173,8 @@ struct GemmMma {
   PW_DEVICE void multiply(int stage, Sums& sum) const {
     const TileA& tile_a = shared.stages.a.stage[stage];
     const TileB& tile_b = shared.stages.b.stage[stage];
-#pragma unroll(Multiply::kPromotes ? 1 : kDepth / Multiply::kDepth)
+    // The largest tile's sums leave no registers for the operands of two products at once.
+#pragma unroll(Multiply::kPromotes || kBlocksM == 4 ? 1 : kDepth / Multiply::kDepth)
     for (int k = 0; k < kDepth; k += Multiply::kDepth) {
       typename Multiply::A a[kBlocksM];
 #pragma unroll
@@ -204,31 +206,33 @@ struct GemmMma {
     const int64_t rest = launch.plan.steps - first, share = launch.plan.steps_per_split;
     At load_at(g, first, rest < share ? rest : share);  // the step whose offsets are in the tables
     if (load_at.left <= 0) return;
-    const int64_t steps = load_at.left;
-    int slot = 0;
-    // Ends with the tables of the step after it being filled, for all to see after the next barrier.
-    const auto load_next = [&](int stage) {
+    const int steps = int(load_at.left);
+    // Starts the copies of a step, whose offsets are in table `slot`. Ends with the other table being filled for the
+    // step after it, for all to see after the next barrier.
+    const auto load_next = [&](int slot, int stage) {
       if (load_at.left > 0) {
         start_copies(load_at, slot, stage);
-        slot ^= 1;
         if (load_at.advance(g)) fill_segment(load_at);
-        if (load_at.left > 0) fill_step(load_at, slot);
+        if (load_at.left > 0) fill_step(load_at, slot ^ 1);
       }
       copy_async_commit();
     };
     fill_segment(load_at);
     fill_step(load_at, 0);
-    Sums part = {};
-    int stage = 0, next = 0;
 #pragma unroll 1
-    for (int64_t step = 1 - kStages; step < steps; ++step) {  // the first ones only copy
+    for (int ahead = 0; ahead < kStages - 1; ++ahead) {
+      sync_threads();  // the tables are filled
+      load_next(ahead % 2, ahead);
+    }
+    Sums part = {};
+    int stage = 0;
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
       copy_async_wait<kStages - 2>();
       sync_threads();  // the stage is complete, the one before has been read, and the tables are filled
-      load_next(next);
-      next = next + 1 == kStages ? 0 : next + 1;
-      if (step < 0) continue;
+      load_next((step + kStages - 1) % 2, stage == 0 ? kStages - 1 : stage - 1);
       if (g.gate.present()) {
-        apply_gate(stage, first + step);
+        apply_gate(stage, int(shared.work.split * launch.plan.steps_per_split) + step);
         sync_threads();  // dZ is complete
       }
       if (adds_rows()) rows += add_row<kThreads>(shared.stages.a.stage[stage]);
@@ -349,7 +353,9 @@ PW_KERNEL(Traits::kThreads, Traits::kBlocks)
 gemm_mma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   using Kernel = GemmMma<Traits>;
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};
-  for (int64_t work = block_index(); work < launch.plan.work(); work += grid_size()) {
+  for (int turn = 0;; ++turn) {  // one register, where `work` would take two
+    const int64_t work = block_index() + turn * grid_size();
+    if (work >= launch.plan.work()) break;
     typename Kernel::Sums sum = {};
     float rows = 0;
     select_work(g, launch.plan, work, kernel.shared.work);

@@ -43,9 +43,11 @@ PW_DEVICE void copy_operand(const typename Tile::Element* data, const Side& side
   }
 }
 
+// A function that is called: addresses of all widths, computed ahead of a kernel's loop, would take the sums'
+// registers.
 template <int THREADS, class Tile, class Side, class Depth>
-PW_DEVICE void copy_operand(int bytes, const typename Tile::Element* data, const Side& side, const Depth& depth,
-                            int64_t left_x, int64_t left_k, Tile& to) {
+PW_CALLED void copy_operand(int bytes, const typename Tile::Element* data, Side side, Depth depth, int64_t left_x,
+                            int64_t left_k, Tile& to) {
   constexpr int kElement = sizeof(typename Tile::Element);
   if (bytes == 16)
     copy_operand<THREADS, 16>(data, side, depth, left_x, left_k, to);

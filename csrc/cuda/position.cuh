@@ -9,11 +9,11 @@ template <int STEP>
 struct Position {
   int segment = -1;
   int64_t k = 0;  // within the segment
-  int64_t left;   // steps, this one included
+  int left;       // steps, this one included
   int table = 1;  // alternates with the segments, to choose between two tables
 
   // The place `skip` steps from the start, with `share` steps to go.
-  PW_DEVICE Position(const Gemm& g, int64_t skip, int64_t share) : left(share) {
+  PW_DEVICE Position(const Gemm& g, int64_t skip, int64_t share) : left(int(share)) {
     if (left <= 0) return;
     enter_next(g);
     for (; skip >= steps(g); enter_next(g)) skip -= steps(g);

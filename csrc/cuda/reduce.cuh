@@ -28,7 +28,9 @@ reduce(PW_PARAMETER Gemm g, PW_PARAMETER GroupSteps steps, const void* partials,
         continue;
       }
       const Operands<T> to(g, steps, group);
-      const auto at = [&](const Matrix& matrix) { return offset(g.m, matrix.row, m) + offset(g.n, matrix.col, n); };
+      const auto at = [&](const Matrix& matrix) {
+        return offset_at(g.m, matrix.row, m) + offset_at(g.n, matrix.col, n);
+      };
       const T y =
           finish(g, to, sum, g.bias_on_m ? m : n, {at(g.c), to.z ? at(g.z) : 0, to.residual ? at(g.residual) : 0});
       bit = g.mask.words && passes(g.activation, Acc(widen(y)));

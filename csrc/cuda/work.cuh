@@ -18,7 +18,7 @@ struct Work {
 
 // The tile of C that is number `work`: tiles along the shorter side of C follow one another, so that what they read of
 // the longer side's operand is still in the cache. By one thread, for all; ends with a barrier.
-PW_DEVICE void select_work(const Gemm& g, const GemmPlan& p, int64_t work, Work& selected) {
+PW_CALLED void select_work(const Gemm& g, const GemmPlan& p, int64_t work, Work& selected) {
   const bool n_first = g.pixels == Pixels::on_m;
   const int64_t inner = n_first ? p.tiles_n : p.tiles_m, outer = n_first ? p.tiles_m : p.tiles_n;
   if (thread_index() == 0) {

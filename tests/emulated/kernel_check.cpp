@@ -121,7 +121,7 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
   s.k = axis(k);
   s.a = padded<T>(m, k, a_by_k, pitch), s.b = padded<T>(k, n, !b_by_k, pitch);
   const bool on_a = g.gate_on_a();
-  const int64_t other = pitch == 1 ? 2 : 1;
+  const int64_t other = pitch == 1 ? 16 : 1;
   const Matrix kept = on_a ? padded<T>(m, k, a_by_k, other) : padded<T>(k, n, !b_by_k, other);
   g.gate.activation = by_mask ? Activation{Act::leaky_relu, 0.5} : Activation{Act::relu6};
   const auto saved = [&](int64_t row, int64_t column) { return at<T>(kept, row, column); };
@@ -319,7 +319,35 @@ bool check_backwards(emulate::Schedule schedule) {
 
 }  // namespace
 
+// Divisions and nested dimensions, also beyond what 32 bits hold.
+bool check_offsets() {
+  uint64_t state = 1;
+  const auto random = [&](int bits) {  // an xorshift generator
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return int64_t(state >> (64 - bits));
+  };
+  for (int bits = 1; bits < 64; ++bits)
+    for (int of = 1; of < 64; ++of)
+      for (int i = 0; i < 20; ++i) {
+        const int64_t a = random(bits), b = random(of) | 1;
+        if (divide(a, b) == a / b) continue;
+        std::printf("divide: %ld / %ld is %ld\n", long(a), long(b), long(divide(a, b)));
+        return false;
+      }
+  for (int bits : {2, 8, 11, 15})
+    for (int i = 0; i < 500; ++i) {
+      Axis axis{{random(bits) + 1, random(bits) + 1, i % 3 ? random(bits) + 1 : 1, i % 2 ? random(bits) + 1 : 1}};
+      const Steps steps{{random(20), random(20), random(20), random(20)}};
+      const int64_t index = random(62) % axis.count();
+      if (offset_at(axis, steps, index) == offset(axis, steps, index)) continue;
+      std::printf("offset_at(%ld) is %ld\n", long(index), long(offset_at(axis, steps, index)));
+      return false;
+    }
+  return true;
+}
+
 int main() {
+  if (!check_offsets()) return 1;
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
     if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) || !check_backwards(schedule) ||

@@ -16,17 +16,17 @@ HERE = Path(__file__).parent
 BARRIER = "sync_threads();"
 # name: file, the text that is replaced (once in the file), and by what
 COMMON = {
-    "off_by_one_predicate": ("offsets.cuh", "index < axis.count() ?", "index <= axis.count() ?"),
-    "missing_barrier": ("gemm_fma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
-    "wrong_wait": ("gemm_fma.cuh", "copy_async_wait<0>();", "copy_async_wait<1>();"),
+    "off_by_one_predicate": ("offsets.cuh", "start + i < axis.count() ?", "start + i <= axis.count() ?"),
     "mma_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
-    "gate_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // dZ is complete", "// dZ is complete"),
     "backward_missing_barrier": ("backward_mma.cuh", f"{BARRIER}  // X has been read", "// X has been read"),
-    "mask_of_fewer_lanes": ("gemm_mma.cuh", "join_lanes<32 / RUN>", "join_lanes<16 / RUN>"),
-    "mask_beyond_the_end": ("gate.cuh", "side[x] != kOutside && depth[k]", "depth[k]"),
     "mma_wrong_wait": ("gemm_mma.cuh", "copy_async_wait<kStages - 2>();", "copy_async_wait<kStages - 1>();"),
 }
 OTHERS = {
+    "missing_barrier": ("gemm_fma.cuh", f"{BARRIER}  // the stage is complete", "// the stage is complete"),
+    "wrong_wait": ("gemm_fma.cuh", "copy_async_wait<0>();", "copy_async_wait<1>();"),
+    "gate_missing_barrier": ("gemm_mma.cuh", f"{BARRIER}  // dZ is complete", "// dZ is complete"),
+    "mask_of_fewer_lanes": ("gemm_mma.cuh", "join_lanes<32 / RUN>", "join_lanes<16 / RUN>"),
+    "mask_beyond_the_end": ("gate.cuh", "side[x] != kOutside && depth[k]", "depth[k]"),
     "barrier_before_first_load": ("gemm_fma.cuh", f"{BARRIER}\n    start_load(0);", "start_load(0);"),
     "barrier_before_output": ("gemm_fma.cuh", f"{BARRIER}  // the stages' memory", "// the stages' memory"),
     "barrier_before_write": ("gemm_fma.cuh", f"{BARRIER}\n#pragma unroll 1", "#pragma unroll 1"),
@@ -38,11 +38,14 @@ OTHERS = {
     "mma_barrier_after_write": ("gemm_mma.cuh", f"{BARRIER}  // the part has been read", "// the part has been read"),
     "mma_store_beyond_the_end": ("gemm_mma.cuh", "inside = m < m_count &&", "inside = m <= m_count &&"),
     "mma_copy_beyond_the_end": ("operand.cuh", "int(left < V ? left : V)", "V"),
+    "mma_barrier_ahead": ("gemm_mma.cuh", f"{BARRIER}  // the tables are filled", "// the tables are filled"),
     "mma_lost_sums": ("gemm_mma.cuh", " || step + 1 == steps", ""),
     "mma_wrong_fragment": ("mma.cuh", "tile.at(x + row + below, k + right)", "tile.at(x + row + right, k + below)"),
     "gate_of_another_stage": ("gemm_mma.cuh", "gated().saved_a.stage[stage]);", "gated().saved_a.stage[0]);"),
     "gate_of_other_strides": ("gemm_mma.cuh", "saved.row, shared.work.m0", "s.a.row, shared.work.m0"),
-    "gate_beyond_the_end": ("gemm_mma.cuh", "offset_or_outside(s.k, saved.col,", "offset(s.k, saved.col,"),
+    "gate_of_other_steps": ("gemm_mma.cuh", "? &saved.col : &saved.row;", "? &s.a.col : &s.b.row;"),
+    "nested_dimensions": ("offsets.cuh", "steps.step[d];\n    index", "steps.step[0];\n    index"),
+    "long_division": ("offsets.cuh", "int bit = 62", "int bit = 52"),
     "gate_read_too_wide": ("access.h", "if (saved.data && g.gate_on_a())", "if (!saved.data)"),
     "mask_of_the_next_stage": ("gemm_mma.cuh", "masked().mask[stage]);", "masked().mask[0]);"),
     "mask_of_another_half_step": ("gate.cuh", "Tile::kAlongK ? skip : 0", "0"),
@@ -77,7 +80,7 @@ def planted(tmp_path: Path, name: str, old: str, new: str) -> subprocess.Complet
     text = kernel.read_text()
     assert text.count(old) == 1, f"{name} has {old!r} {text.count(old)} times; adapt this test to the kernel"
     kernel.write_text(text.replace(old, new))
-    compile = ["g++", "-std=c++17", "-O1", "-w", f"-I{csrc}", str(HERE / "kernel_check.cpp"), "-o", str(program)]
+    compile = ["g++", "-std=c++17", "-Og", "-w", f"-I{csrc}", str(HERE / "kernel_check.cpp"), "-o", str(program)]
     subprocess.run(compile, check=True)
     return subprocess.run([program], capture_output=True, text=True, check=False, timeout=120)
 
