@@ -1,7 +1,7 @@
 # make test    builds and tests     make gpu-check   the GPU's checks, with the current Python
 # make bench   builds and measures  make cuda-build  compiles, links and imports for CUDA; needs nvcc, no GPU
 # make lint    checks the style     make format      applies it
-# Variables: PYTHON=python3.12  TORCH="torch==2.11.0"  VENV=.venv  ARGS="-k residual"
+# Variables: PYTHON=python3.12  TORCH="torch==2.11.0"  VENV=.venv  ARGS="-k residual"  WORKERS=2, processes that test
 
 PYTHON     ?= python3
 TORCH      ?= -r requirements.txt
@@ -9,6 +9,7 @@ VENV       ?= .venv
 CUDA_TORCH ?= torch==2.11.0
 CUDA_VENV  ?= .venv-cuda
 ARGS       ?=
+WORKERS    ?= 2
 
 RUN     := $(VENV)/bin/python
 SOURCES := setup.py $(shell find csrc -type f)
@@ -21,7 +22,7 @@ BUILT   := build/.built-$(subst /,_,$(VENV))-$(STAMP)
 .PHONY: test bench bench-full gpu-check build cuda-build lint format clean
 
 test: $(BUILT)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 bench: $(BUILT)
 	$(RUN) -m bench --quick $(ARGS)

@@ -12,7 +12,10 @@ from tests.emulated.build import ROOT, SANITIZERS
 pytestmark = pytest.mark.emulated
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
+WATCHED = [name if not name else pytest.param(name, marks=pytest.mark.slow) for name in SANITIZERS]
+
+
+@pytest.mark.parametrize("sanitizer", WATCHED)
 @pytest.mark.parametrize("program", ["emulator_check", "kernel_check"])
 def test_program(program: str, sanitizer: str, tmp_path: Path) -> None:
     source = Path(__file__).with_name(f"{program}.cpp")
