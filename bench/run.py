@@ -64,6 +64,7 @@ class Bench:
 
     def __init__(self, effort: Effort, roster: Roster) -> None:
         self.effort, self.roster, self.others = effort, roster, measure.OtherLoad()
+        torch.backends.cudnn.benchmark = True  # on a GPU: has cuDNN choose its kernels by trying them
         self.stream = torch.cuda.Stream() if torch.cuda.is_available() else None
 
     def _prepare(self, peer: Peer, operands: Operands, want: list[Tensor]) -> Call | None:

@@ -56,13 +56,13 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
   const std::string gate = g.gate.mask.words   ? " of dY by bits"
                            : g.gate.saved.data ? " of dY"
                                                : "",
-                    rows = g.row_sums ? " with db" : "";
-  const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n) + gate + rows;
+                    rows = g.row_sums ? " with db" : "", stays = p.weight_stays() ? ", W stays" : "";
+  const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n) + gate + rows + stays;
   Prediction kernel{(p.kernel == Kernel::mma ? "gemm_mma " : "gemm_fma ") + tile,
                     g.m.count(),
                     g.n.count(),
                     cpu::total_k(g),
-                    p.work(),
+                    p.blocks(),
                     moved.memory,
                     moved.operands,
                     p.microseconds};

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cuda/plan.h"
 #include "explain.h"
 
 namespace {
@@ -91,6 +92,17 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       pybind11::arg("dots") = -1, pybind11::arg("at_once") = -1, pybind11::arg("split") = -1,
       pybind11::arg("chunked") = -1,
       "For tests: decides parts of the CPU's plans (csrc/cpu/plan.h, Forced); without arguments the rules decide "
+      "again.");
+  m.def(
+      "force_cuda_plan",
+      [](int tile, int64_t splits, bool fma, int gate, int one_pass, int stays) {
+        pw::forced_tuning = {};
+        pw::forced_tuning.tile = tile, pw::forced_tuning.splits = splits, pw::forced_tuning.fma = fma;
+        pw::forced_tuning.gate = gate, pw::forced_tuning.one_pass = one_pass, pw::forced_tuning.stays = stays;
+      },
+      pybind11::arg("tile") = -1, pybind11::arg("splits") = 0, pybind11::arg("fma") = false, pybind11::arg("gate") = -1,
+      pybind11::arg("one_pass") = -1, pybind11::arg("stays") = -1,
+      "For tests: decides parts of the plans on a GPU (csrc/cuda/plan.h, Tuning); without arguments predictions decide "
       "again.");
   m.def(
       "has_cuda",

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 #include <torch/library.h>
 
 #include "../ops.h"
@@ -23,25 +24,39 @@ void check_launch(const char* error, const at::Tensor& like) {
               "; `python -m pointwise_ext` tells which architectures the extension was built for");
 }
 
+void* stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+
+// A GPU with less shared memory for a block than an H200 adds in the same order, but W may not stay there.
+Tuning tuning(const at::Tensor& like) {
+  Tuning t = forced_tuning;
+  int bytes = 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, like.get_device()) == cudaSuccess)
+    t.block_bytes = std::min<int64_t>(t.block_bytes, bytes);
+  return t;
+}
+
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
-  const GemmPlan plan = plan_gemm(gemms, count);
+  const Tuning t = tuning(like);
+  const GemmPlan plan = plan_gemm(gemms, count, t);
   const at::Tensor memory = workspace(workspace_bytes(plan, *gemms), like);
-  check_launch(launch_gemm(gemms, plan, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
+  check_launch(launch_gemm(gemms, plan, data(memory), stream(), t), like);
 }
 
 void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {
-  const at::Tensor memory = workspace(activation_grad_workspace_bytes(problem), like);
-  check_launch(launch_activation_grad(problem, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
+  const at::Tensor memory = workspace(activation_grad_workspace_bytes(problem, forced_tuning), like);
+  check_launch(launch_activation_grad(problem, data(memory), stream(), forced_tuning), like);
 }
 
-bool gates(const std::vector<Products>& products, const ActivationGrad& pass) { return pw::gates(products, pass); }
+bool gates(const std::vector<Products>& products, const ActivationGrad& pass) {
+  return pw::gates(products, pass, forced_tuning);
+}
 
 bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) {
-  if (!pw::one_pass(products, pass)) return false;
+  if (!pw::one_pass(products, pass, forced_tuning)) return false;
   const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
-  const BackwardPlan plan = plan_backward(dx, dw);
+  const BackwardPlan plan = plan_backward(dx, dw, forced_tuning);
   const at::Tensor memory = workspace(workspace_bytes(plan, dw), like);
-  check_launch(launch_backward(dx, dw, plan, data(memory), c10::cuda::getCurrentCUDAStream().stream()), like);
+  check_launch(launch_backward(dx, dw, plan, data(memory), stream(), forced_tuning), like);
   return true;
 }
 

@@ -7,6 +7,9 @@
 //
 // Where an operand has a gate, the saved tensor, or its mask, passes through stages of its own beside dY, and dZ takes
 // dY's place before the stage is multiplied.
+//
+// Where the plan says so, W's tile of every step stays in shared memory: blocks that go on to other pixels with the
+// same channels copy it once.
 #pragma once
 #include "gate.cuh"
 #include "mma.cuh"
@@ -83,6 +86,15 @@ struct GemmMma {
     uint32_t mask[kStages][kA > kB ? kA : kB];
   };
 
+  // Stages and tables; then, where W stays, a tile of it for each step.
+  PW_HD static size_t stage_bytes(const Gemm& g) {
+    return g.gate.mask.words ? sizeof(MaskedShared) : g.gate.saved.data ? sizeof(GatedShared) : sizeof(Shared);
+  }
+  static size_t shared_bytes(const Gemm& g, const GemmPlan& p) {
+    const size_t tile = g.pixels == Pixels::on_n ? sizeof(TileA) : sizeof(TileB);
+    return stage_bytes(g) + (p.weight_stays() ? p.steps * tile : 0);
+  }
+
   const Gemm& g;
   const GemmLaunch& launch;
   Shared& shared;
@@ -91,6 +103,20 @@ struct GemmMma {
   PW_DEVICE bool has_saved() const { return g.gate.saved.data; }
   PW_DEVICE static GatedShared& gated() { return shared_memory<GatedShared>(); }
   PW_DEVICE static MaskedShared& masked() { return shared_memory<MaskedShared>(); }
+
+  // An operand's tile of a step: in a stage, or for good.
+  template <class Tile>
+  PW_DEVICE Tile& tile(Operand<Tile>& operand, bool is_weight, int stage, int step) const {
+    if (!is_weight || !launch.plan.weight_stays()) return operand.stage[stage];
+    return reinterpret_cast<Tile*>(reinterpret_cast<char*>(&shared) + stage_bytes(g))[step];
+  }
+  PW_DEVICE TileA& tile_a(int stage, int step) const {
+    return tile(shared.stages.a, g.pixels == Pixels::on_n, stage, step);
+  }
+  PW_DEVICE TileB& tile_b(int stage, int step) const {
+    return tile(shared.stages.b, g.pixels == Pixels::on_m, stage, step);
+  }
+  PW_DEVICE bool weight_is_there() const { return launch.plan.weight_stays() && !shared.work.other_weight; }
 
   PW_DEVICE void fill_step(const At& at, int slot) {
     const Segment& s = g.segment[at.segment];
@@ -121,25 +147,29 @@ struct GemmMma {
   // Starts the copies of a step of one operand, and by the same code of what was saved beside it.
   template <class Tile, class Saved>
   PW_DEVICE void start_operand(const At& at, int slot, int stage, const OperandAccess& access, void* data, int64_t step,
-                               int64_t left_x, Operand<Tile>& operand, bool has_saved, Saved saved) {
+                               int64_t left_x, Operand<Tile>& operand, Tile& tile, bool has_saved, Saved saved) {
     const int64_t left_k = g.segment[at.segment].k.count() - at.k;
 #pragma unroll 1
     for (int i = 0; i <= has_saved; ++i) {
-      Operand<Tile>& to = i ? saved() : operand;
+      Operand<Tile>& offsets = i ? saved() : operand;
       const T* from = i ? Operands<T>::moved(g.gate.saved.data, launch.groups.saved, shared.work.group)
                         : Operands<T>::moved(data, step, shared.work.group);
-      copy_operand<kThreads>(access.bytes, from, to.x[at.table], to.k[slot], left_x, left_k, to.stage[stage]);
+      copy_operand<kThreads>(access.bytes, from, offsets.x[at.table], offsets.k[slot], left_x, left_k,
+                             i ? saved().stage[stage] : tile);
     }
   }
 
-  PW_DEVICE void start_copies(const At& at, int slot, int stage) {
+  // `step`: of all along k of this share
+  PW_DEVICE void start_copies(const At& at, int slot, int stage, int step) {
     const Segment& s = g.segment[at.segment];
-    start_operand(at, slot, stage, launch.plan.access.a, s.a.data, launch.groups.a[at.segment],
-                  g.m.count() - shared.work.m0, shared.stages.a, has_saved() && g.gate_on_a(),
-                  [&]() -> Operand<TileA>& { return gated().saved_a; });
-    start_operand(at, slot, stage, launch.plan.access.b, s.b.data, launch.groups.b[at.segment],
-                  g.n.count() - shared.work.n0, shared.stages.b, has_saved() && !g.gate_on_a(),
-                  [&]() -> Operand<TileB>& { return gated().saved_b; });
+    if (!weight_is_there() || g.pixels != Pixels::on_n)
+      start_operand(at, slot, stage, launch.plan.access.a, s.a.data, launch.groups.a[at.segment],
+                    g.m.count() - shared.work.m0, shared.stages.a, tile_a(stage, step), has_saved() && g.gate_on_a(),
+                    [&]() -> Operand<TileA>& { return gated().saved_a; });
+    if (!weight_is_there() || g.pixels != Pixels::on_m)
+      start_operand(at, slot, stage, launch.plan.access.b, s.b.data, launch.groups.b[at.segment],
+                    g.n.count() - shared.work.n0, shared.stages.b, tile_b(stage, step), has_saved() && !g.gate_on_a(),
+                    [&]() -> Operand<TileB>& { return gated().saved_b; });
     if (!g.gate.mask.words) return;
     const auto start = [&](auto& operand, int64_t x0) {
       start_mask<kThreads>(g.gate.mask, operand.stage[stage], operand.x[at.table], operand.k[slot], x0, at.k,
@@ -170,19 +200,19 @@ struct GemmMma {
   PW_DEVICE bool adds_rows() const { return g.row_sums && shared.work.n0 == 0; }
 
   // sum += A B over the kDepth values of k of a stage
-  PW_DEVICE void multiply(int stage, Sums& sum) const {
-    const TileA& tile_a = shared.stages.a.stage[stage];
-    const TileB& tile_b = shared.stages.b.stage[stage];
+  PW_DEVICE void multiply(int stage, int step, Sums& sum) const {
+    const TileA& a_tile = tile_a(stage, step);
+    const TileB& b_tile = tile_b(stage, step);
     // The largest tile's sums leave no registers for the operands of two products at once.
 #pragma unroll(Multiply::kPromotes || kBlocksM == 4 ? 1 : kDepth / Multiply::kDepth)
     for (int k = 0; k < kDepth; k += Multiply::kDepth) {
       typename Multiply::A a[kBlocksM];
 #pragma unroll
-      for (int i = 0; i < kBlocksM; ++i) Multiply::load(tile_a, warp_m * Traits::kWarpM + i * 16, k, a[i]);
+      for (int i = 0; i < kBlocksM; ++i) Multiply::load(a_tile, warp_m * Traits::kWarpM + i * 16, k, a[i]);
 #pragma unroll
       for (int j = 0; j < kBlocksN; j += 2) {
         typename Multiply::B b[2];
-        Multiply::load(tile_b, warp_n * Traits::kWarpN + j * 8, k, b);
+        Multiply::load(b_tile, warp_n * Traits::kWarpN + j * 8, k, b);
 #pragma unroll
         for (int i = 0; i < kBlocksM; ++i)
 #pragma unroll
@@ -211,7 +241,7 @@ struct GemmMma {
     // step after it, for all to see after the next barrier.
     const auto load_next = [&](int slot, int stage) {
       if (load_at.left > 0) {
-        start_copies(load_at, slot, stage);
+        start_copies(load_at, slot, stage, steps - load_at.left);
         if (load_at.advance(g)) fill_segment(load_at);
         if (load_at.left > 0) fill_step(load_at, slot ^ 1);
       }
@@ -235,12 +265,12 @@ struct GemmMma {
         apply_gate(stage, int(shared.work.split * launch.plan.steps_per_split) + step);
         sync_threads();  // dZ is complete
       }
-      if (adds_rows()) rows += add_row<kThreads>(shared.stages.a.stage[stage]);
+      if (adds_rows()) rows += add_row<kThreads>(tile_a(stage, step));
       if constexpr (Multiply::kPromotes) {
-        multiply(stage, part);
+        multiply(stage, step, part);
         if (step % kPromoteSteps == kPromoteSteps - 1 || step + 1 == steps) move(part, sum);
       } else {
-        multiply(stage, sum);
+        multiply(stage, step, sum);
       }
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
@@ -358,7 +388,7 @@ gemm_mma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
     if (work >= launch.plan.work()) break;
     typename Kernel::Sums sum = {};
     float rows = 0;
-    select_work(g, launch.plan, work, kernel.shared.work);
+    select_work(g, launch.plan, work, turn == 0, kernel.shared.work);
     kernel.accumulate(sum, rows);
     kernel.write(sum, rows);
   }

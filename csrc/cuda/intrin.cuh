@@ -9,10 +9,6 @@
 
 #include "launch.h"
 
-namespace pw {
-struct NoSharedMemory {};
-}  // namespace pw
-
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 
@@ -126,15 +122,14 @@ inline cudaError_t ask_for_shared_memory(const void* kernel, size_t bytes) {
   return error;
 }
 
-// Starts a kernel whose shared memory is one T. Null, or what went wrong.
-template <class T, class... Parameters>
-const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream stream,
-                          const Parameters&... parameters) {
-  constexpr size_t kShared = std::is_empty<T>::value ? 0 : sizeof(T);
+// Starts a kernel with so many bytes of shared memory. Null, or what went wrong.
+template <class... Parameters>
+const char* launch_kernel(void (*kernel)(Parameters...), size_t shared_bytes, int64_t blocks, int threads,
+                          Stream stream, const Parameters&... parameters) {
   cudaError_t error = cudaSuccess;
-  if constexpr (kShared > 48 << 10) error = ask_for_shared_memory(reinterpret_cast<const void*>(kernel), kShared);
+  if (shared_bytes > 48 << 10) error = ask_for_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
   if (error == cudaSuccess) {
-    kernel<<<unsigned(blocks), unsigned(threads), kShared, static_cast<cudaStream_t>(stream)>>>(parameters...);
+    kernel<<<unsigned(blocks), unsigned(threads), shared_bytes, static_cast<cudaStream_t>(stream)>>>(parameters...);
     error = cudaGetLastError();
   }
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
@@ -199,11 +194,11 @@ PW_DEVICE uint32_t round_tf32(float v) {
   return v != v ? 0x7fffffff : (bits & 0x7f800000) == 0x7f800000 ? bits : (bits + 0x1000) & 0xffffe000;
 }
 
-template <class T, class... Parameters>
-const char* launch_kernel(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream stream,
-                          const Parameters&... parameters) {
+template <class... Parameters>
+const char* launch_kernel(void (*kernel)(Parameters...), size_t shared_bytes, int64_t blocks, int threads,
+                          Stream stream, const Parameters&... parameters) {
   const auto& schedule = *static_cast<const emulate::Schedule*>(stream);
-  emulate::Grid::run(blocks, threads, sizeof(T), schedule, [&] { kernel(parameters...); });
+  emulate::Grid::run(blocks, threads, shared_bytes, schedule, [&] { kernel(parameters...); });
   return nullptr;
 }
 

@@ -14,8 +14,8 @@ template <class T>
 const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t groups, int64_t splits,
                           Stream stream, const Tuning& tuning) {
   const int64_t blocks = divide_up(groups * g.m.count() * reduce_columns(g), kReduceThreads);
-  return launch_kernel<NoSharedMemory>(reduce<T>, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps,
-                                       partials, groups, splits);
+  return launch_kernel(reduce<T>, 0, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps, partials,
+                       groups, splits);
 }
 
 template <class T>
@@ -23,8 +23,8 @@ const char* launch_fma(const Gemm& g, const GemmLaunch& launch, Stream stream, c
   if (g.mask.words || g.gate.present()) return "gemm_fma has no masks and gates";
   const auto run = [&](auto tile) {
     constexpr int kTile = decltype(tile)::value;
-    return launch_kernel<typename GemmFma<T, kTile>::Shared>(
-        gemm_fma<T, kTile>, std::min(launch.plan.work(), tuning.max_blocks), kGemmThreads, stream, g, launch);
+    return launch_kernel(gemm_fma<T, kTile>, sizeof(typename GemmFma<T, kTile>::Shared),
+                         std::min(launch.plan.work(), tuning.max_blocks), kGemmThreads, stream, g, launch);
   };
   if constexpr (sizeof(T) < sizeof(double))
     if (launch.plan.tile == 1) return run(std::integral_constant<int, kFmaTiles[1].m>());
@@ -35,12 +35,8 @@ template <class T, bool STRICT>
 const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    using Kernel = GemmMma<Traits>;
-    const auto start = g.gate.mask.words   ? launch_kernel<typename Kernel::MaskedShared, Gemm, GemmLaunch>
-                       : g.gate.saved.data ? launch_kernel<typename Kernel::GatedShared, Gemm, GemmLaunch>
-                                           : launch_kernel<typename Kernel::Shared, Gemm, GemmLaunch>;
-    return start(gemm_mma<Traits>, std::min(launch.plan.work(), tuning.max_blocks), Traits::kThreads, stream, g,
-                 launch);
+    return launch_kernel(gemm_mma<Traits>, GemmMma<Traits>::shared_bytes(g, launch.plan),
+                         std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
   };
   const auto with_tile = [&](auto a_along_k, auto b_along_k) {
     constexpr bool kA = decltype(a_along_k)::value, kB = decltype(b_along_k)::value;
@@ -92,8 +88,8 @@ const char* launch_backward_as(const Gemm& dx, const Gemm& dw, const BackwardPla
   const BackwardLaunch launch{dx, dw, plan, static_cast<float*>(workspace)};
   const auto run = [&](auto along_pixels, auto out, auto in) {
     using Kernel = BackwardMma<T, decltype(along_pixels)::value, decltype(out)::value, decltype(in)::value>;
-    return launch_kernel<typename Kernel::Shared>(backward_mma<Kernel>, std::min(plan.splits, tuning.max_blocks),
-                                                  kBackwardThreads, stream, launch);
+    return launch_kernel(backward_mma<Kernel>, sizeof(typename Kernel::Shared),
+                         std::min(plan.splits, tuning.max_blocks), kBackwardThreads, stream, launch);
   };
   const auto with_room = [&](auto along_pixels) {  // of kBackwardRooms
     constexpr std::integral_constant<int, 64> k64;
@@ -112,8 +108,8 @@ const char* launch_activation_grad_as(const ActivationGrad& a, void* workspace, 
   const ActivationGradPlan p = plan_activation_grad(a, tuning);
   if (p.work() == 0) return nullptr;
   void* partials = a.db ? workspace : nullptr;
-  const char* error = launch_kernel<ActivationGradShared<T>>(
-      activation_backward<T>, std::min(p.work(), tuning.max_blocks), kGradThreads, stream, a, p, partials);
+  const char* error = launch_kernel(activation_backward<T>, sizeof(ActivationGradShared<T>),
+                                    std::min(p.work(), tuning.max_blocks), kGradThreads, stream, a, p, partials);
   if (error || !a.db) return error;
   Gemm db;  // a product of which only the sum of partial results is left: one column
   db.m.size[kRank - 1] = a.channels;

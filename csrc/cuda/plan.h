@@ -12,16 +12,22 @@
 
 namespace pw {
 
+constexpr int64_t kSharedBytes = 227 << 10;  // of a multiprocessor, and of a block, of an H200
+
 // What a launch assumes of the GPU, and what tests decide in its place.
 struct Tuning {
-  int64_t multiprocessors = 132;  // of an H200
-  int64_t max_blocks = 1 << 16;   // each block goes on to further tiles
-  int tile = -1;                  // of candidate_tiles(); -1: the fastest by prediction
-  int64_t splits = 0;             // shares of the sum over k; 0: as predicted
-  bool fma = false;               // float32 by gemm_fma, which the other kernel is checked against
-  int gate = -1;                  // 0: a pass of its own for dZ; 1: none; -1: as predicted
-  int one_pass = -1;              // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
+  int64_t multiprocessors = 132;       // of an H200, on every GPU: they decide the order of sums
+  int64_t max_blocks = 1 << 16;        // each block goes on to further tiles
+  int tile = -1;                       // of candidate_tiles(); -1: the fastest by prediction
+  int64_t splits = 0;                  // shares of the sum over k; 0: as predicted
+  bool fma = false;                    // float32 by gemm_fma, which the other kernel is checked against
+  int gate = -1;                       // 0: a pass of its own for dZ; 1: none; -1: as predicted
+  int one_pass = -1;                   // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
+  int stays = -1;                      // 1: W stays in shared memory where it fits; 0: never; -1: as predicted
+  int64_t block_bytes = kSharedBytes;  // of shared memory that a block may have; decides no sum
 };
+
+inline Tuning forced_tuning;  // of the calls on a GPU: for tests there
 
 // Assumed of an H200, in bytes and operations per microsecond, until a GPU has measured them.
 struct Model {
@@ -62,9 +68,12 @@ struct GemmPlan {
   int tile = 0, tile_m = 1, tile_n = 1, tile_k = 1;
   int64_t tiles_m = 0, tiles_n = 0, groups = 0;
   int64_t splits = 1, steps = 0, steps_per_split = 0;
-  double microseconds = 0;  // predicted
+  int64_t weight_blocks = 0;  // that keep W in shared memory as they go on to other pixels; 0: none does
+  double microseconds = 0;    // predicted
   Access access;
+  PW_HD bool weight_stays() const { return weight_blocks > 0; }
   PW_HD int64_t work() const { return tiles_m * tiles_n * groups * splits; }
+  int64_t blocks() const { return weight_stays() ? std::min(weight_blocks, work()) : work(); }
 };
 
 // The sums of float64, and float32's own beside those of its TF32 parts, would not fit into the registers of a large
@@ -90,12 +99,23 @@ inline double saved_bytes(const Gate& gate, DType dtype) {
   return gate.saved.data ? double(element_bytes(dtype)) : gate.mask.words ? 0.125 : 0;
 }
 
-// Blocks of gemm_mma that a multiprocessor's 227 KiB hold: less where stages of what was saved lie beside those of dY.
-// A mask takes little.
-inline int blocks_held(const Gemm& g, const Tile& tile) {
-  const int gate = g.gate.saved.data ? gate_side(g, tile) : 0,
-            bytes = (3 * (kStepBytes + 16) + 16) * (tile.m + tile.n + gate) + (3 << 10);
-  return gate ? std::min(tile.blocks, std::max(1, (227 << 10) / bytes)) : tile.blocks;
+// Blocks of gemm_mma that a multiprocessor holds: less where stages of what was saved lie beside those of dY, or
+// `weight_steps` tiles of W beside all. A mask takes little. 0: a block may not have so much.
+inline int blocks_held(const Gemm& g, const Tile& tile, int64_t weight_steps = 0, int64_t block_bytes = kSharedBytes) {
+  const int64_t row = kStepBytes + 16, gate = g.gate.saved.data ? gate_side(g, tile) : 0;
+  const int64_t weight = weight_steps * row * (g.pixels == Pixels::on_m ? tile.n : tile.m);
+  const int64_t bytes = (3 * row + 16) * (tile.m + tile.n + gate) + weight + (3 << 10);
+  if (weight) return bytes > block_bytes ? 0 : int(std::min<int64_t>(tile.blocks, kSharedBytes / bytes));
+  return gate ? int(std::clamp<int64_t>(kSharedBytes / bytes, 1, tile.blocks)) : tile.blocks;
+}
+
+// Blocks that share out the pixels, as many for each tile of channels, with W in the shared memory of each. 0: W does
+// not fit, or there is none.
+inline int64_t weight_blocks(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
+  if (p.kernel != Kernel::mma || g.pixels == Pixels::on_k || p.splits > 1 || !p.steps || !tuning.stays) return 0;
+  const int64_t held = blocks_held(g, tile, p.steps, tuning.block_bytes) * tuning.multiprocessors;
+  const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
+  return tiles ? held / tiles * tiles : 0;
 }
 
 inline double derivatives_per_us(const Activation& a, const Mask& mask) {
@@ -114,28 +134,35 @@ inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
       m * n * ((1 + (g.z.data != nullptr) + (g.residual.data != nullptr)) * bytes + (g.mask.words ? 0.125 : 0));
   const double saved = (g.gate_on_a() ? m : n) * saved_bytes(g.gate, g.dtype);
   const double saved_tile = gate_side(g, {p.tile_m, p.tile_n, 0}) * saved_bytes(g.gate, g.dtype);
+  const double tiles = groups * double(p.tiles_m) * double(p.tiles_n);
+  const bool on_m = g.pixels == Pixels::on_m;
+  const double weights = double(on_m ? p.tile_n : p.tile_m) * bytes,
+               images = double(on_m ? p.tile_m : p.tile_n) * bytes;
+  const double copies = p.weight_stays() ? double(p.blocks()) : tiles;  // of a tile's W
   const double columns = double(partial_columns(g));
-  return {groups * (k * ((m + n) * bytes + saved) + results),
-          groups * double(p.tiles_m) * double(p.tiles_n) * (double(p.tile_m + p.tile_n) * bytes + saved_tile) * k,
+  return {groups * (k * ((m + n) * bytes + saved) + results), (tiles * (images + saved_tile) + copies * weights) * k,
           p.splits == 1 ? 0 : 2 * groups * double(p.splits) * m * columns * double(accumulator_bytes(g.dtype))};
 }
 
 // The longest of: device memory; the waves of tiles, each the longest of its products, its operands from the cache and
-// the latency of its steps. Then the partial sums.
+// the latency of its steps. Then the partial sums. Where W stays, it comes before the first wave.
 inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
   const Traffic moved = traffic(g, p);
   const int gate = gate_side(g, tile);
-  const double share = double(tuning.multiprocessors) * blocks_held(g, tile);
-  const double depth = double(p.steps_per_split * p.tile_k);
+  const bool stays = p.weight_stays();
+  const double share = stays ? double(p.weight_blocks) : double(tuning.multiprocessors) * blocks_held(g, tile);
+  const double depth = double(p.steps_per_split * p.tile_k), bytes = double(element_bytes(g.dtype));
+  const int weights = g.pixels == Pixels::on_m ? tile.n : tile.m;  // W's side of a tile
   const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
   const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation, g.gate.mask);
-  const double row = (tile.m + tile.n) * double(element_bytes(g.dtype)) + gate * saved_bytes(g.gate, g.dtype);
+  const double row = (tile.m + tile.n - (stays ? weights : 0)) * bytes + gate * saved_bytes(g.gate, g.dtype);
   const double operands = row * depth * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
   const double latency = double(p.steps_per_split) * Model::kStep;
   const double tiles = waves * (std::max({products + derivatives, operands, latency}) + Model::kTile);
   const double partial = p.splits == 1 ? 0 : Model::kLaunch + moved.partials / Model::kCache;
-  return Model::kLaunch + std::max(moved.memory / Model::kMemory, tiles) + partial;
+  const double before = stays ? weights * bytes * depth * double(p.blocks()) / Model::kCache : 0;
+  return Model::kLaunch + std::max(moved.memory / Model::kMemory, before + tiles) + partial;
 }
 
 inline GemmPlan plan_tile(const Gemm& g, const GemmPlan& base, int index, const Tile& tile, const Tuning& tuning) {
@@ -151,6 +178,10 @@ inline GemmPlan plan_tile(const Gemm& g, const GemmPlan& base, int index, const 
     p.splits = p.steps ? divide_up(p.steps, p.steps_per_split) : 1;  // none is empty
     p.microseconds = predict(g, p, tile, tuning);
     if (wanted == 1 || p.microseconds < best.microseconds) best = p;
+    p.weight_blocks = weight_blocks(g, p, tile, tuning);
+    if (!p.weight_stays()) continue;
+    p.microseconds = predict(g, p, tile, tuning);
+    if (tuning.stays == 1 || p.microseconds < best.microseconds) best = p;
   }
   return best;
 }
@@ -197,6 +228,7 @@ inline std::string explain_gemm(const Gemm* gemms, int64_t count, const Tuning& 
   std::string text = p.kernel == Kernel::fma ? "gemm_fma" : std::string("gemm_mma") + numbers;
   text += ", predicted for an H200: " + time(p);
   if (p.splits > 1) text += " in " + std::to_string(p.splits) + " shares of k";
+  if (p.weight_stays()) text += ", W stays in the shared memory of " + std::to_string(p.blocks()) + " blocks";
   std::string others;
   for (const GemmPlan& q : gemm_plans(gemms, count, tuning))
     if (q.tile != p.tile) others += (others.empty() ? "" : ", ") + time(q);

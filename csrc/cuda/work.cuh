@@ -14,18 +14,20 @@ struct GemmLaunch {
 
 struct Work {
   int64_t m0, n0, group, split;  // first row and column of C
+  bool other_weight;             // than that of the block's tile before
 };
 
 // The tile of C that is number `work`: tiles along the shorter side of C follow one another, so that what they read of
 // the longer side's operand is still in the cache. By one thread, for all; ends with a barrier.
-PW_CALLED void select_work(const Gemm& g, const GemmPlan& p, int64_t work, Work& selected) {
+PW_CALLED void select_work(const Gemm& g, const GemmPlan& p, int64_t work, bool first, Work& selected) {
   const bool n_first = g.pixels == Pixels::on_m;
   const int64_t inner = n_first ? p.tiles_n : p.tiles_m, outer = n_first ? p.tiles_m : p.tiles_n;
   if (thread_index() == 0) {
-    const int64_t i = work % inner, j = work / inner % outer;
-    selected.m0 = (n_first ? j : i) * p.tile_m, selected.n0 = (n_first ? i : j) * p.tile_n;
+    const int64_t i = work % inner, j = work / inner % outer, group = work / (inner * outer * p.splits);
+    const int64_t m0 = (n_first ? j : i) * p.tile_m, n0 = (n_first ? i : j) * p.tile_n;
+    selected.other_weight = first || group != selected.group || (n_first ? n0 != selected.n0 : m0 != selected.m0);
+    selected.m0 = m0, selected.n0 = n0, selected.group = group;
     selected.split = work / (inner * outer) % p.splits;
-    selected.group = work / (inner * outer * p.splits);
   }
   sync_threads();
 }

@@ -73,8 +73,9 @@ Mask bits(int64_t rows, int64_t count, const std::function<bool(int64_t, int64_t
 // are contiguous along k.
 template <class T>
 bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::Schedule schedule, bool a_by_k = true,
-                bool b_by_k = false, int64_t pitch = 1) {
+                bool b_by_k = false, int64_t pitch = 1, Pixels pixels = Pixels::on_n) {
   Gemm g;
+  g.pixels = pixels;
   g.dtype = sizeof(T) == 2 ? DType::bf16 : DType::f32;
   g.m = axis(m), g.n = axis(n);
   for (int64_t part : {k / 3, k - k / 3}) {
@@ -88,6 +89,7 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
   g.activation.kind = Act::relu;
   if (!tuning.fma) g.mask = bits(m, n);
   const GemmPlan plan = plan_gemm(&g, 1, tuning);
+  if (tuning.stays == 1 && !plan.weight_stays()) return std::printf("W does not stay\n"), false;
   std::vector<char> workspace(workspace_bytes(plan, g));
   if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   for (int64_t i = 0; i < m; ++i)
@@ -138,6 +140,7 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
   T* row_sums = unwritten<T>(m);
   g.row_sums = row_sums;
   const GemmPlan plan = plan_gemm(&g, 1, tuning);
+  if (tuning.stays == 1 && !plan.weight_stays()) return std::printf("W does not stay\n"), false;
   std::vector<char> workspace(workspace_bytes(plan, g));
   if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   const auto gated = [&](float dy, int64_t row, int64_t column) {
@@ -307,6 +310,21 @@ bool check_gated_tiles() {
   return true;
 }
 
+// W in shared memory for as many tiles as a block has, or for one where the next has another.
+bool check_weight_stays(emulate::Schedule schedule) {
+  Tuning stays{2, 1 << 16, 0, 1};
+  stays.stays = 1;
+  for (stays.tile = 0; stays.tile < 6; stays.tile += schedule.shuffled ? 5 : 1)
+    for (stays.max_blocks = 1; stays.max_blocks < 10; stays.max_blocks += 7)
+      if (!check_gemm<bf16>(131, 270, 80, stays, schedule) ||
+          !check_gemm<bf16>(270, 131, 80, stays, schedule, true, false, 8, Pixels::on_m))
+        return false;
+  stays.tile = 2;
+  return check_gemm<float>(270, 70, 60, stays, schedule, true, true, 1, Pixels::on_m) &&
+         check_gate<bf16>(70, 300, 95, Pixels::on_n, stays, schedule, false, false, 8) &&
+         check_gate<bf16>(300, 70, 95, Pixels::on_m, stays, schedule, true, false, 4, true);
+}
+
 // Every size of the kernel in both layouts, with tails and several shares a block; by masks and without.
 bool check_backwards(emulate::Schedule schedule) {
   for (const bool along_pixels : {false, true})
@@ -351,7 +369,7 @@ int main() {
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
     if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) || !check_backwards(schedule) ||
-        !check_activation_grad(200, 40, {8, 3}, schedule))
+        !check_weight_stays(schedule) || !check_activation_grad(200, 40, {8, 3}, schedule))
       return 1;
   }
   if (!check_operands() || !check_gated_tiles()) return 1;

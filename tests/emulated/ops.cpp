@@ -104,7 +104,7 @@ std::vector<std::vector<int64_t>> plans(int64_t m, int64_t n, int64_t k, int64_t
   std::vector<std::vector<int64_t>> result;
   for (const GemmPlan& p : all)
     result.push_back({p.tile_m, p.tile_n, p.tiles_m, p.tiles_n, p.splits, p.steps, p.steps_per_split, p.tile_k,
-                      p.work(), int64_t(workspace_bytes(p, gemms[0]))});
+                      p.work(), int64_t(workspace_bytes(p, gemms[0])), p.weight_blocks});
   return result;
 }
 
@@ -139,10 +139,10 @@ std::vector<int64_t> access(const at::Tensor& a, const at::Tensor& b, const at::
   return {all.a.along_k, all.a.bytes, all.b.along_k, all.b.bytes, all.c};
 }
 
-void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32, int64_t gate, int64_t one_pass) {
+void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32, int64_t gate, int64_t one_pass, int64_t stays) {
   tuning = kTuning;
   tuning.tile = int(tile), tuning.splits = splits, tuning.fma = fma, tuning.gate = int(gate), tf32 = use_tf32;
-  tuning.one_pass = int(one_pass);
+  tuning.one_pass = int(one_pass), tuning.stays = int(stays);
 }
 
 void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
@@ -162,7 +162,8 @@ TORCH_LIBRARY(pointwise_ext_emulated, m) {
   m.def("explain(int m, int n, int k, int groups, ScalarType dtype) -> str", pw::explain);
   m.def("plans(int m, int n, int k, int groups, ScalarType dtype) -> int[][]", pw::plans);
   m.def("access(Tensor a, Tensor b, Tensor c) -> int[]", pw::access);
-  m.def("set_tuning(int tile, int splits, bool fma, bool tf32, int gate=-1, int one_pass=0) -> ()", pw::set_tuning);
+  m.def("set_tuning(int tile, int splits, bool fma, bool tf32, int gate=-1, int one_pass=0, int stays=0) -> ()",
+        pw::set_tuning);
   m.def("one_passes() -> int", [] { return pw::one_passes; });
   m.def("backward_plan(int outputs, int inputs, int pixels, ScalarType dtype) -> (int[], float)", pw::backward_plan);
   m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);

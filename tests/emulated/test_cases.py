@@ -89,6 +89,23 @@ def test_every_tile_and_share(tile: int, dtype: str, layout: str, emulated, emul
         problem.check(emulated)
 
 
+STAYS = [
+    name for name, problem in CASES.items() if problem.dtype in ("float32", "bfloat16") and "activation" not in name
+]
+
+
+@pytest.mark.parametrize("case", STAYS)
+def test_weight_stays(case: str, emulated, emulated_ops) -> None:
+    """In shared memory, forward and for dX; with the bits that it has when each tile copies it."""
+    problem = CASES[case]
+    emulated_ops.set_tuning(-1, 1, False, False, 1, 0, 0)
+    want = gradients(emulated, problem.placed(), problem.options)
+    emulated_ops.set_tuning(-1, 1, False, False, 1, 0, 1)
+    problem.check(emulated)
+    for name, value in gradients(emulated, problem.placed(), problem.options).items():
+        assert_bitwise_equal(value, want[name], name)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_fma_kernel_of_float32(layout: str, emulated, emulated_ops) -> None:
     emulated_ops.set_tuning(-1, 0, True, False)

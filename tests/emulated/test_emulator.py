@@ -12,11 +12,16 @@ from tests.emulated.build import ROOT, SANITIZERS
 pytestmark = pytest.mark.emulated
 
 
-WATCHED = [name if not name else pytest.param(name, marks=pytest.mark.slow) for name in SANITIZERS]
+PROGRAMS = [
+    ("emulator_check", ""),
+    ("emulator_check", "address"),
+    ("emulator_check", "undefined"),
+    ("kernel_check", ""),
+    pytest.param("kernel_check", "address", marks=pytest.mark.slow),  # undefined behaviour: test_watched.py
+]
 
 
-@pytest.mark.parametrize("sanitizer", WATCHED)
-@pytest.mark.parametrize("program", ["emulator_check", "kernel_check"])
+@pytest.mark.parametrize(("program", "sanitizer"), PROGRAMS)
 def test_program(program: str, sanitizer: str, tmp_path: Path) -> None:
     source = Path(__file__).with_name(f"{program}.cpp")
     flags = ["-std=c++17", "-O1", "-w", *SANITIZERS[sanitizer], f"-I{ROOT / 'csrc'}"]

@@ -25,12 +25,13 @@ def test_tiles_and_shares_cover_the_product(emulated_ops, m, n, k, groups, dtype
     chosen, *candidates = emulated_ops.plans(m, n, k, groups, dtype)
     assert chosen in candidates
     assert len(candidates) == {torch.float32: 3, torch.float64: 1, torch.bfloat16: 6}[dtype]
-    for tile_m, tile_n, tiles_m, tiles_n, splits, steps, share, depth, work, workspace in candidates:
+    for tile_m, tile_n, tiles_m, tiles_n, splits, steps, share, depth, work, workspace, weight_blocks in candidates:
         assert tiles_m == -(-m // tile_m)
         assert tiles_n == -(-n // tile_n)
         assert steps == -(-k // depth)
         assert splits * share >= steps > (splits - 1) * share - (k == 0), "every share has steps"
         assert work == tiles_m * tiles_n * groups * splits
+        assert weight_blocks == 0 or (splits == 1 and weight_blocks % tiles_m == 0), "as many for each tile of channels"
         assert workspace == (0 if splits == 1 else groups * splits * m * n * (8 if dtype == torch.float64 else 4))
 
 
@@ -42,6 +43,13 @@ def test_narrow_sides_get_narrow_tiles(emulated_ops, dtype) -> None:
 
 def test_large_products_get_large_tiles(emulated_ops) -> None:
     assert emulated_ops.plans(1024, 50176, 256, 1, torch.bfloat16)[0][:2] == [128, 128]
+
+
+def test_weights_that_fit_stay_in_shared_memory(emulated_ops) -> None:
+    """128 -> 512 channels of 28x28, batch 256: tiles that copied W each time would wait for the cache."""
+    assert 0 < emulated_ops.plans(512, 256 * 784, 128, 1, torch.bfloat16)[0][-1] <= 2 * 132
+    assert emulated_ops.plans(512, 784, 128, 1, torch.bfloat16)[0][-1] == 0, "each block has one tile"
+    assert emulated_ops.plans(512, 256 * 49, 2048, 1, torch.bfloat16)[0][-1] == 0, "W does not fit"
 
 
 def test_sum_over_many_pixels_is_split(emulated_ops) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,3 +22,12 @@ def cuda_kernels() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.allow_tf32 = tf32
+
+
+@pytest.fixture
+def force(cuda_kernels) -> Iterator[Callable]:
+    """Decides parts of the plans until the test ends."""
+    from pointwise_ext import _C
+
+    yield _C.force_cuda_plan
+    _C.force_cuda_plan()

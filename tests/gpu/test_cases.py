@@ -9,6 +9,7 @@ import torch
 
 import pointwise_ext as pw
 from tests.emulated.cases import BASE, CASES, DTYPES
+from tests.gpu.kernels import kernels
 from tests.masks import mask_of
 from tests.problem import Problem, gradients, run
 from tests.tolerance import assert_bitwise_equal
@@ -43,13 +44,9 @@ def test_layer(dtype: str, layout: str) -> None:
 def test_products_make_dz(dtype: str, layout: str) -> None:
     problem = replace(LAYER, dtype=dtype, layout=layout, activation="relu")
     problem.check()
-    t = problem.placed()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        gradients(pw.pointwise_conv, t, problem.options)
-        torch.cuda.synchronize()
-    kernels = " ".join(event.key for event in profile.key_averages())
-    assert "gemm_mma" in kernels
-    assert "activation_backward" not in kernels
+    started = kernels(problem)
+    assert "gemm_mma" in started
+    assert "activation_backward" not in started
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -15,6 +15,7 @@ from tests.sanitize.planted import OPERANDS
 from tests.test_cpu_kernels import ALL
 
 TESTS = [f"tests/test_{name}.py" for name in ("forward", "autograd", "random", "threads", "cpu_kernels")]
+TESTS += ["tests/test_cpu_plans.py::test_chunks_of_pixels_in_every_layout"]
 PYTEST = ["pytest", "-q", "-x", "-s", "-p", "no:cacheprovider"]
 
 
