@@ -110,12 +110,13 @@ inline int blocks_held(const Gemm& g, const Tile& tile, int64_t weight_steps = 0
 }
 
 // Blocks that share out the pixels, as many for each tile of channels, with W in the shared memory of each. 0: W does
-// not fit, or there is none.
+// not fit, there is none, or each block would have one tile.
 inline int64_t weight_blocks(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
   if (p.kernel != Kernel::mma || g.pixels == Pixels::on_k || p.splits > 1 || !p.steps || !tuning.stays) return 0;
   const int64_t held = blocks_held(g, tile, p.steps, tuning.block_bytes) * tuning.multiprocessors;
   const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
-  return tiles ? held / tiles * tiles : 0;
+  const int64_t blocks = tiles ? held / tiles * tiles : 0;
+  return tuning.stays == 1 || blocks < p.work() ? blocks : 0;
 }
 
 inline double derivatives_per_us(const Activation& a, const Mask& mask) {
@@ -161,7 +162,7 @@ inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const 
   const double latency = double(p.steps_per_split) * Model::kStep;
   const double tiles = waves * (std::max({products + derivatives, operands, latency}) + Model::kTile);
   const double partial = p.splits == 1 ? 0 : Model::kLaunch + moved.partials / Model::kCache;
-  const double before = stays ? weights * bytes * depth * double(p.blocks()) / Model::kCache : 0;
+  const double before = stays ? weights * bytes * depth * share / Model::kCache : 0;
   return Model::kLaunch + std::max(moved.memory / Model::kMemory, before + tiles) + partial;
 }
 
