@@ -104,11 +104,13 @@ struct GemmMma {
   PW_DEVICE static GatedShared& gated() { return shared_memory<GatedShared>(); }
   PW_DEVICE static MaskedShared& masked() { return shared_memory<MaskedShared>(); }
 
-  // An operand's tile of a step: in a stage, or for good.
+  // An operand's tile of a step: in a stage, or for good. One address, for a choice between two takes registers.
   template <class Tile>
   PW_DEVICE Tile& tile(Operand<Tile>& operand, bool is_weight, int stage, int step) const {
-    if (!is_weight || !launch.plan.weight_stays()) return operand.stage[stage];
-    return reinterpret_cast<Tile*>(reinterpret_cast<char*>(&shared) + stage_bytes(g))[step];
+    char* const start = reinterpret_cast<char*>(&shared);
+    const bool stays = is_weight && launch.plan.weight_stays();
+    const int first = stays ? int(stage_bytes(g)) : int(reinterpret_cast<char*>(operand.stage) - start);
+    return reinterpret_cast<Tile*>(start + first)[stays ? step : stage];
   }
   PW_DEVICE TileA& tile_a(int stage, int step) const {
     return tile(shared.stages.a, g.pixels == Pixels::on_n, stage, step);
