@@ -19,8 +19,10 @@ PROBLEMS = [
         channels=(64,), out_channels=48, size=(28, 28), layout="channels_last", dtype="bfloat16", activation="relu"
     ),
     Problem(channels=(24,), out_channels=24, size=(33, 31), groups=4, stride=2, padding=1, layout="sliced"),
+    # 2.5 MB of dY: the CPU's backward pass in chunks
+    Problem(channels=(96,), out_channels=400, batch=1, size=(40, 40), activation="relu"),
 ]
-IDS = ["nchw", "channels_last_bfloat16", "groups_sliced"]
+IDS = ["nchw", "channels_last_bfloat16", "groups_sliced", "large"]
 
 
 def results(problem: Problem) -> dict[str, torch.Tensor]:
@@ -46,7 +48,7 @@ def test_the_number_of_threads_changes_no_bit(kernels, problem: Problem) -> None
     try:
         torch.set_num_threads(1)
         one = results(problem)
-        for count in (2, 3, 7):
+        for count in (2, 3, 7, 48):
             torch.set_num_threads(count)
             assert_same_bits(results(problem), one)
     finally:

@@ -5,13 +5,14 @@
 
 namespace pw::cpu {
 
-constexpr int64_t kChunkBytes =
-    192 << 10;                       // of dZ: a fifth of an L2 of 1 MB, beside X, dX, what is packed of them, and sums
-constexpr int64_t kLeastChunk = 64;  // pixels: a tile's columns in NCHW
-constexpr int64_t kChunkedBytes = 1 << 20;      // of dZ: below, it stays in the caches between passes too
-constexpr int64_t kChunkedWeights = 128 << 10;  // elements of dW: half of that L2
-constexpr int64_t kChunkedSums = 512 << 10;     // of all parts' dW: their sum is a pass of its own
-constexpr int64_t kMostParts = 32;
+// Of dZ: a fifth of an L2 of 1 MB, beside X, dX, what is packed of them, and sums.
+constexpr int64_t kChunkBytes = 192 << 10;
+constexpr int64_t kLeastChunk = 64;            // pixels: a tile's columns in NCHW
+constexpr int64_t kChunkedBytes = 1 << 20;     // of dZ: below, it stays in the caches between passes too
+constexpr int64_t kChunkedWeights = 64 << 10;  // elements of dW: a quarter of that L2
+constexpr int64_t kChunkedSums = 1 << 20;      // of all parts' dW: their sum is a pass of its own
+// Fewer parts would leave many threads without work. Their number may not decide: it would change the order of sums.
+constexpr int64_t kLeastParts = 8, kMostParts = 32;
 
 // An axis of pixels, cut along one dimension; everything inside it is whole. The parts, consecutive chunks that are
 // summed up by one thread, decide the order of summation: the shape alone decides them.

@@ -150,7 +150,6 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
   const int bytes = int(like.element_size());
   const int64_t weights = weights_of(gemms, count);
   if (forced.chunked == -1 && weights > kChunkedWeights) return false;
-  const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   const Kernels& set = kernels();
   Chunked job{gemms,
               count,
@@ -161,7 +160,7 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
               nullptr,
               nullptr};
   const int64_t parts = job.chunks.parts;
-  if (forced.chunked == -1 && threads > 4 * parts) return false;
+  if (forced.chunked == -1 && parts < kLeastParts) return false;
 
   at::Tensor db, sums[2 * kSources];
   void* sums_data[2 * kSources] = {};
@@ -171,7 +170,7 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
     if (gemms[i]->pixels == Pixels::on_k)
       sums[i] = workspace(parts * gemms[i]->m.count() * gemms[i]->n.count(), like), sums_data[i] = sums[i].data_ptr();
   job.sums = sums_data;
-  at::parallel_for(0, parts, ceil_div(parts, std::min<int64_t>(threads, parts)),
+  at::parallel_for(0, parts, ceil_div(parts, std::min<int64_t>(at::get_num_threads(), parts)),
                    [&](int64_t begin, int64_t end) { set.chunked(pass.dtype, job, begin, end); });
   for (int i = 0; i < count; ++i) {
     if (!sums_data[i]) continue;

@@ -26,20 +26,17 @@ void check_launch(const char* error, const at::Tensor& like) {
 
 void* stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
 
-// A GPU with less shared memory for a block than an H200 adds in the same order, but W may not stay there.
-Tuning tuning(const at::Tensor& like) {
-  Tuning t = forced_tuning;
+// What a block may have on this GPU.
+int64_t shared_bytes(const at::Tensor& like) {
   int bytes = 0;
-  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, like.get_device()) == cudaSuccess)
-    t.block_bytes = std::min<int64_t>(t.block_bytes, bytes);
-  return t;
+  const auto asked = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, like.get_device());
+  return asked == cudaSuccess ? bytes : 0;
 }
 
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
-  const Tuning t = tuning(like);
-  const GemmPlan plan = plan_gemm(gemms, count, t);
+  const GemmPlan plan = fitted(plan_gemm(gemms, count, forced_tuning), *gemms, shared_bytes(like));
   const at::Tensor memory = workspace(workspace_bytes(plan, *gemms), like);
-  check_launch(launch_gemm(gemms, plan, data(memory), stream(), t), like);
+  check_launch(launch_gemm(gemms, plan, data(memory), stream(), forced_tuning), like);
 }
 
 void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {

@@ -16,15 +16,14 @@ constexpr int64_t kSharedBytes = 227 << 10;  // of a multiprocessor, and of a bl
 
 // What a launch assumes of the GPU, and what tests decide in its place.
 struct Tuning {
-  int64_t multiprocessors = 132;       // of an H200, on every GPU: they decide the order of sums
-  int64_t max_blocks = 1 << 16;        // each block goes on to further tiles
-  int tile = -1;                       // of candidate_tiles(); -1: the fastest by prediction
-  int64_t splits = 0;                  // shares of the sum over k; 0: as predicted
-  bool fma = false;                    // float32 by gemm_fma, which the other kernel is checked against
-  int gate = -1;                       // 0: a pass of its own for dZ; 1: none; -1: as predicted
-  int one_pass = -1;                   // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
-  int stays = -1;                      // 1: W stays in shared memory where it fits; 0: never; -1: as predicted
-  int64_t block_bytes = kSharedBytes;  // of shared memory that a block may have; decides no sum
+  int64_t multiprocessors = 132;  // of an H200, on every GPU: they decide the order of sums
+  int64_t max_blocks = 1 << 16;   // each block goes on to further tiles
+  int tile = -1;                  // of candidate_tiles(); -1: the fastest by prediction
+  int64_t splits = 0;             // shares of the sum over k; 0: as predicted
+  bool fma = false;               // float32 by gemm_fma, which the other kernel is checked against
+  int gate = -1;                  // 0: a pass of its own for dZ; 1: none; -1: as predicted
+  int one_pass = -1;              // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
+  int stays = -1;                 // 1: W stays in shared memory where it fits; 0: never; -1: as predicted
 };
 
 inline Tuning forced_tuning;  // of the calls on a GPU: for tests there
@@ -99,21 +98,32 @@ inline double saved_bytes(const Gate& gate, DType dtype) {
   return gate.saved.data ? double(element_bytes(dtype)) : gate.mask.words ? 0.125 : 0;
 }
 
-// Blocks of gemm_mma that a multiprocessor holds: less where stages of what was saved lie beside those of dY, or
-// `weight_steps` tiles of W beside all. A mask takes little. 0: a block may not have so much.
-inline int blocks_held(const Gemm& g, const Tile& tile, int64_t weight_steps = 0, int64_t block_bytes = kSharedBytes) {
-  const int64_t row = kStepBytes + 16, gate = g.gate.saved.data ? gate_side(g, tile) : 0;
+// Shared memory of a block of gemm_mma, at most: stages, of what was saved too (room for either side's), and
+// `weight_steps` tiles of W.
+inline int64_t shared_bytes(const Gemm& g, const Tile& tile, int64_t weight_steps = 0) {
+  const int64_t row = kStepBytes + 16, gate = g.gate.saved.data ? std::max(tile.m, tile.n) : 0;
   const int64_t weight = weight_steps * row * (g.pixels == Pixels::on_m ? tile.n : tile.m);
-  const int64_t bytes = (3 * row + 16) * (tile.m + tile.n + gate) + weight + (3 << 10);
-  if (weight) return bytes > block_bytes ? 0 : int(std::min<int64_t>(tile.blocks, kSharedBytes / bytes));
-  return gate ? int(std::clamp<int64_t>(kSharedBytes / bytes, 1, tile.blocks)) : tile.blocks;
+  return (3 * row + 16) * (tile.m + tile.n + gate) + weight + (3 << 10);
+}
+
+// Blocks that a multiprocessor holds. 0: not one with so much of W.
+inline int blocks_held(const Gemm& g, const Tile& tile, int64_t weight_steps = 0) {
+  const int64_t fit = kSharedBytes / shared_bytes(g, tile, weight_steps);
+  if (weight_steps) return int(std::min<int64_t>(tile.blocks, fit));
+  return g.gate.saved.data ? int(std::clamp<int64_t>(fit, 1, tile.blocks)) : tile.blocks;
+}
+
+// The same sums on a GPU whose blocks may have less shared memory than an H200's: W is copied for each tile.
+inline GemmPlan fitted(GemmPlan p, const Gemm& g, int64_t block_bytes) {
+  if (p.weight_stays() && shared_bytes(g, {p.tile_m, p.tile_n, 0}, p.steps) > block_bytes) p.weight_blocks = 0;
+  return p;
 }
 
 // Blocks that share out the pixels, as many for each tile of channels, with W in the shared memory of each. 0: W does
 // not fit, there is none, or each block would have one tile.
 inline int64_t weight_blocks(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
   if (p.kernel != Kernel::mma || g.pixels == Pixels::on_k || p.splits > 1 || !p.steps || !tuning.stays) return 0;
-  const int64_t held = blocks_held(g, tile, p.steps, tuning.block_bytes) * tuning.multiprocessors;
+  const int64_t held = blocks_held(g, tile, p.steps) * tuning.multiprocessors;
   const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
   const int64_t blocks = tiles ? held / tiles * tiles : 0;
   return tuning.stays == 1 || blocks < p.work() ? blocks : 0;

@@ -325,6 +325,49 @@ bool check_weight_stays(emulate::Schedule schedule) {
          check_gate<bf16>(300, 70, 95, Pixels::on_m, stays, schedule, true, false, 4, true);
 }
 
+// No block of this size asks for more shared memory than the plan takes into account.
+template <class T, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
+bool check_shared_bytes() {
+  using Traits = MmaTraits<T, false, A_ALONG_K, B_ALONG_K, WARPS_M, WARPS_N, WARP_M>;
+  char there;
+  Gemm plain, saved, masked;
+  saved.gate.saved.data = &there, masked.gate.mask.words = reinterpret_cast<uint32_t*>(&there);
+  for (Gemm* g : {&plain, &saved, &masked})
+    for (int steps : {0, 1, 9})
+      for (Pixels pixels : {Pixels::on_m, Pixels::on_n}) {
+        GemmPlan p;
+        p.steps = steps, p.weight_blocks = steps > 0, g->pixels = pixels;
+        const int64_t counted = shared_bytes(*g, {Traits::kTileM, Traits::kTileN, 0}, steps);
+        if (int64_t(GemmMma<Traits>::shared_bytes(*g, p)) > counted) return false;
+      }
+  return true;
+}
+template <class T, bool A_ALONG_K, bool B_ALONG_K>
+bool check_shared_bytes() {
+  return check_shared_bytes<T, A_ALONG_K, B_ALONG_K, 2, 2, 32>() &&
+         check_shared_bytes<T, A_ALONG_K, B_ALONG_K, 1, 4, 32>() &&
+         check_shared_bytes<T, A_ALONG_K, B_ALONG_K, 4, 1, 32>() &&
+         check_shared_bytes<T, A_ALONG_K, B_ALONG_K, 2, 4, 32>() &&
+         check_shared_bytes<T, A_ALONG_K, B_ALONG_K, 4, 2, 32>() &&
+         check_shared_bytes<T, A_ALONG_K, B_ALONG_K, 2, 4, 64>();
+}
+template <class T>
+bool check_shared_bytes() {
+  return check_shared_bytes<T, true, true>() && check_shared_bytes<T, true, false>() &&
+         check_shared_bytes<T, false, false>();
+}
+
+// A GPU with less shared memory computes the same plan, without W in it.
+bool check_fitted() {
+  Gemm g;
+  g.dtype = DType::bf16, g.pixels = Pixels::on_m, g.m = axis(1 << 20), g.n = axis(128);
+  g.segments = 1, g.segment[0].k = axis(256);
+  g.segment[0].a = rows(nullptr, 256), g.segment[0].b = columns(nullptr, 256), g.c = rows(nullptr, 128);
+  const GemmPlan plan = plan_gemm(&g, 1), large = fitted(plan, g, 227 << 10), small = fitted(plan, g, 99 << 10);
+  return plan.weight_stays() && large.weight_blocks == plan.weight_blocks && !small.weight_stays() &&
+         small.work() == plan.work() && small.tile == plan.tile;
+}
+
 // Every size of the kernel in both layouts, with tails and several shares a block; by masks and without.
 bool check_backwards(emulate::Schedule schedule) {
   for (const bool along_pixels : {false, true})
@@ -373,6 +416,9 @@ int main() {
       return 1;
   }
   if (!check_operands() || !check_gated_tiles()) return 1;
+  if (!check_shared_bytes<bf16>() || !check_shared_bytes<float>())
+    return std::printf("a block asks for more shared memory than was counted\n"), 1;
+  if (!check_fitted()) return std::printf("a plan does not fit a GPU with less shared memory\n"), 1;
   if (!check_distances()) return std::printf("unequal distances between products are not refused\n"), 1;
   return 0;
 }
