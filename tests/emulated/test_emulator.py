@@ -16,8 +16,7 @@ PROGRAMS = [
     ("emulator_check", ""),
     ("emulator_check", "address"),
     ("emulator_check", "undefined"),
-    ("kernel_check", ""),
-    pytest.param("kernel_check", "address", marks=pytest.mark.slow),  # undefined behaviour: test_watched.py
+    ("kernel_check", ""),  # the kernels under sanitizers: test_watched.py
 ]
 
 

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.emulated
 
 CASES = ["tests/emulated/test_cases.py", "tests/emulated/test_one_pass.py::test_case"]
 # Under sanitizers a case takes ten times as long: those whose memory accesses others do not have.
-FEW = ["-k", "not float16 and not activation and not any_order and not products_make"]
+FEW = ["-k", "not float16 and not activation and not any_order and not products_make and not (stays and float32)"]
 
 
 def run_cases(*chosen: str, **environment: str) -> None:
     """Runs the cases; a crash of that process is a failure here."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *CASES, *chosen]
     result = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=900
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False, timeout=1700
     )
     assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout[-6000:]}{result.stderr[-6000:]}"
 
@@ -37,7 +37,7 @@ def test_nothing_beyond_the_operands_is_read(side: str, emulated_ops) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_address_sanitizer() -> None:
     # Python itself is not instrumented, so that the sanitizer has to be loaded before it; leaks are Python's own.
     # The C++ runtime goes with it, for exceptions thrown by torch to be seen.
@@ -50,6 +50,6 @@ def test_address_sanitizer() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_undefined_behaviour_sanitizer() -> None:
     run_cases(*FEW, PW_EMULATED_SANITIZER="undefined", UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1")
