@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include "cpu/kernels.h"
-#include "cuda/plan.h"
+#include "cuda/plan_backward.h"
 
 namespace pw {
 namespace {

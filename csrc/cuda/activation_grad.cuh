@@ -7,7 +7,7 @@
 #include "../activation.h"
 #include "intrin.cuh"
 #include "offsets.cuh"
-#include "plan.h"
+#include "plan_backward.h"
 
 namespace pw {
 

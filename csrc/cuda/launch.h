@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "../problem.h"
-#include "plan.h"
+#include "plan_backward.h"
 
 namespace pw {
 

@@ -60,7 +60,7 @@ def test_shared_memory(tmp_path: Path) -> None:
             blocks |= {small.format(t, "false", majors, warps): 2 for t in ("bf16", "float")}
         for warps in ("2, 2", "1, 4", "4, 1"):
             blocks |= {small.format(t, "false", majors, warps): 4 for t in ("bf16", "float")}
-    # With a gate as blocks_held() of plan.h counts: less where the gate is on a tile's long side.
+    # With a gate as blocks_held() of plan.h counts: less where a tile has a long side.
     gated = {"2, 2": 4, "1, 4": 3, "4, 1": 3, "2, 4": 2, "4, 2": 2, "2, 4, 64": 2}
     for majors in ("true, true", "true, false", "false, false"):
         for warps, n in gated.items():
