@@ -41,7 +41,7 @@ def _load() -> str | None:
 load_error = _load()
 loaded = load_error is None
 if loaded:
-    # The operator conv for one plain tensor: as torch.ops.pointwise_ext.conv, but without its host time, 2.4 of 5 us.
+    # pointwise_conv of one plain tensor and plain integers: 3 us less than Python and torch.ops take to read them.
     from pointwise_ext._C import conv as eager_conv
 else:
     eager_conv = None

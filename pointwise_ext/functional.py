@@ -16,6 +16,7 @@ from .explain import why_reference
 _conv: Any = torch.ops.pointwise_ext.conv.default if _ops.loaded else None
 _eager_conv: Any = _ops.eager_conv
 _conv_out: Any = torch.ops.pointwise_ext.conv_out.default if _ops.loaded else None
+_is_compiling = torch.compiler.is_compiling
 
 
 def pointwise_conv(
@@ -61,42 +62,20 @@ def pointwise_conv(
         TypeError, ValueError: an argument that is not of its type or range. RuntimeError: tensors that do not fit each
             other. Nothing is read or written before.
     """
-    try:
-        name, alpha, beta = PARSED[activation]
-    except (KeyError, TypeError):  # with parameters, or wrong
-        name, alpha, beta = parse_activation(activation)
-    inputs = [input] if isinstance(input, Tensor) else input_list(input)
-    if not (
-        isinstance(weight, Tensor)
-        and (bias is None or isinstance(bias, Tensor))
-        and (residual is None or isinstance(residual, Tensor))
-    ):
-        check_tensor("weight", weight, optional=False)
-        check_tensor("bias", bias, optional=True)
-        check_tensor("residual", residual, optional=True)
-    strides: tuple[int, ...]
-    paddings: tuple[int, ...]
-    plain = False  # one tensor, one int each: what the quick call of the extension takes
-    if (  # one int each, the common case
-        stride.__class__ is int
-        and padding.__class__ is int
-        and groups.__class__ is int
-        and dilation == 1
-        and stride > 0
-        and padding >= 0
-        and groups > 0
-    ):
-        strides, paddings, plain = (stride,), (padding,), inputs[0] is input and out is None
-    else:
-        strides, paddings = stride_and_padding(stride, padding, dilation, groups)
+    if out is None and _eager_conv is not None and not _is_compiling():
+        y = _eager_conv(input, weight, bias, stride, padding, dilation, groups, activation, PARSED, residual)
+        if y is not NotImplemented:
+            return y
+    name, alpha, beta = parse_activation(activation)
+    inputs = input_list(input)
+    check_tensor("weight", weight, optional=False)
+    check_tensor("bias", bias, optional=True)
+    check_tensor("residual", residual, optional=True)
+    strides, paddings = stride_and_padding(stride, padding, dilation, groups)
     if why_reference(weight) is not None:
         return reference.pointwise_conv(
             inputs, weight, bias, strides, paddings, 1, groups, activation=activation, residual=residual, out=out
         )
-    if plain and not torch.compiler.is_compiling():
-        y = _eager_conv(input, weight, bias, residual, stride, padding, groups, name, alpha, beta)
-        if y is not NotImplemented:
-            return y
     if out is not None:
         check_tensor("out", out, optional=True)
         _conv_out(inputs, weight, bias, residual, strides, paddings, groups, name, alpha, beta, out)
