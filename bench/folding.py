@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import pointwise_ext as pw
-from bench.models import pointwise_convolutions
+from bench.pointwise_part import pointwise_convolutions
 from bench.training import BATCH, SEED, digits
 
 LOGIT_TOLERANCE = 1e-4  # of the largest logit: fp32, folded weights

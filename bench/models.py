@@ -17,6 +17,7 @@ import pointwise_ext as pw
 from bench.measure import Effort, OtherLoad, cpu_sample, host_sample, interleave, peak_memory
 from bench.networks import NETWORKS, build
 from bench.operands import DTYPES
+from bench.pointwise_part import pointwise_convolutions, pointwise_flops, pointwise_share
 from bench.results import Results
 from pointwise_ext.fusion.backend import compile_backend
 
@@ -92,6 +93,8 @@ class ModelRow:
     fused: int  # 1x1 convolutions that fuse took in, of so many; 0 where it was not asked
     pointwise: int
     prepare_s: float
+    pointwise_share: float = 0.0  # of a fused model's time that its 1x1 convolutions take; 0: not asked
+    pointwise_flops: int = 0  # of theirs
 
     @property
     def setup(self) -> Setup:
@@ -114,12 +117,6 @@ def setups(
     networks: list[str], batches: list[int], layouts: list[str], dtypes: list[str], modes: list[str], **where: object
 ) -> list[Setup]:
     return [Setup(*chosen, **where) for chosen in product(networks, batches, layouts, dtypes, modes)]
-
-
-def pointwise_convolutions(model: nn.Module) -> int:
-    """How many convolutions of the model have a kernel of size 1."""
-    convolutions = (module for module in model.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
-    return sum(all(size == 1 for size in module.kernel_size) for module in convolutions)
 
 
 def call_of(model: nn.Module, setup: Setup, image: Tensor) -> Callable[[], Tensor]:
@@ -171,6 +168,8 @@ def measure(setup: Setup, who: dict[str, Prepare], effort: Effort, others: Other
                 continue
             fused = len(pw.fusion_report(model).fused) if name == FUSED else 0
             calls[name], facts[name] = call, (error, fused, pointwise_convolutions(original), prepare_s)
+            if name == FUSED and setup.device == "cpu" and setup.mode == "forward":
+                facts[name] += (pointwise_share(call), pointwise_flops(original, partial(original, image)))
         if not calls:
             return
         sample = cpu_sample if setup.device == "cpu" else partial(host_sample, device=setup.device)

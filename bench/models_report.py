@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.goals import Verdict
 from bench.models import BACKEND, EAGER, FROZEN, FUSED, INDUCTOR, ModelResults, ModelRow
+from bench.models_bound import Bound, bounds, over_eager
 from bench.report import print_goals, ratio, time, times
 from bench.results import geomean
 
@@ -74,7 +75,7 @@ def verdicts(rows: list[ModelRow]) -> list[Verdict]:
         for network, batch, *_ in keys:
             if goal := OVER_EAGER.get(network):
                 got = best.faster((network, batch, dtype, "forward"), FUSED, EAGER)
-                add(f"{network}, batch {batch}: {FUSED} over {EAGER}", dtype, goal, got)
+                add(over_eager(network, batch), dtype, goal, got)
         for layout in ("nchw", "nhwc"):
             group = [row for row in rows if (row.dtype, row.layout) == (dtype, layout)]
             worst = min(in_one_layout(group, FUSED, EAGER).values(), default=math.nan)
@@ -110,7 +111,22 @@ def print_models(console: Console, results: ModelResults) -> None:
     )
     for line in results.absent:
         console.print(f"absent: {line}", style="yellow", highlight=False)
-    print_goals(console, verdicts(rows), "Goals (each contestant in its better layout): got (wanted)")
+    found = verdicts(rows)
+    print_goals(console, found, "Goals (each contestant in its better layout): got (wanted)")
+    print_bounds(console, list(bounds(results, found)))
+
+
+def print_bounds(console: Console, found: list[Bound]) -> None:
+    table = Table(title="Missed goals, and what 1x1 convolutions can do for them", title_justify="left")
+    for column in ("goal", "wanted", "got", "eager", "fused", "in 1x1", "at the peak", "then", "if they were free"):
+        table.add_column(column, justify="left" if column == "goal" else "right")
+    for b in found:
+        times = (time(us) for us in (b.eager, b.fused, b.inside, b.least))
+        table.add_row(
+            b.verdict.what, ratio(b.verdict.goal), ratio(b.verdict.got), *times, ratio(b.at_peak), ratio(b.free)
+        )
+    if found:
+        console.print(table)
 
 
 def plot(results: ModelResults, path: Path) -> Path:

@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from bench import folding
 from bench.__main__ import main
 from bench.measure import Effort, OtherLoad
 from bench.models import BACKEND, EAGER, FUSED, INDUCTOR, ModelResults, ModelRow, Setup, measure, stored
+from bench.models_bound import bounds
 from bench.models_report import markdown, plot, verdicts
+from bench.pointwise_part import pointwise_convolutions, pointwise_flops
 from bench.readme import MODELS
 
 TINY = ["models", "--network", "SqueezeNet", "--batch", "1", "--layout", "nchw", "--rounds", "1", "--no-compile"]
@@ -37,7 +41,10 @@ def test_a_run_in_two_pieces_leaves_one_file_and_a_table(tmp_path: Path) -> None
     found = ModelResults.load(tmp_path / "test.json")
     assert {(r.mode, r.name) for r in found.rows} == {(m, n) for m in ("forward", "step") for n in (EAGER, FUSED)}
     assert all(r.median_us > 0 and r.peak_bytes > 0 for r in found.rows)
-    assert next(r for r in found.rows if r.name == FUSED).fused == 17
+    fused = next(r for r in found.rows if (r.name, r.mode) == (FUSED, "forward"))
+    assert fused.fused == 17
+    assert 0 < fused.pointwise_share < 1
+    assert found.ceilings["fp32 GFLOP/s"] > 0
     assert (tmp_path / "test.png").read_bytes()[1:4] == b"PNG"
     assert "| SqueezeNet |" in readme.read_text()
 
@@ -84,6 +91,23 @@ def test_goals_compare_the_better_layouts(fused_us: float, word: str) -> None:
     assert found["ResNet-50, batch 1: fused over eager"].got == pytest.approx(10.0 / fused_us)
     assert found[f"all: {FUSED} over {INDUCTOR}"].word == word
     assert found["worst of all, nhwc: fused over eager, steps too"].got == pytest.approx(10.0 / 9.9)
+
+
+def test_the_bound_of_a_missed_goal() -> None:
+    """Of 9 us fused, a third in 1x1 convolutions, which 8000 operations at 4 GFLOP/s would take 2 us for."""
+    fused = replace(row(FUSED, 9.0), pointwise_share=1 / 3, pointwise_flops=8000)
+    run = results(row(EAGER, 10.0), fused, row(EAGER, 50.0, layout="nhwc"), row(EAGER, 10.0, "U-Net"))
+    run.ceilings["fp32 GFLOP/s"] = 4.0
+    (bound,) = bounds(run, verdicts(run.rows))
+    assert (bound.inside, bound.least) == pytest.approx((3.0, 2.0))
+    assert (bound.at_peak, bound.free) == pytest.approx((10 / 8, 10 / 6))
+    assert list(bounds(results(row(EAGER, 10.0), replace(fused, median_us=5.0)), verdicts(run.rows[:1]))) == []
+
+
+def test_the_work_of_1x1_convolutions_alone_counts() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 8, 3))
+    assert pointwise_convolutions(model) == 1
+    assert pointwise_flops(model, lambda: model(torch.zeros(2, 4, 5, 5))) == 2 * (2 * 6 * 25) * 2
 
 
 def test_table_and_picture_without_a_compiler(tmp_path: Path) -> None:

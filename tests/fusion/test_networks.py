@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pointwise_ext as pw
-from bench.models import pointwise_convolutions
 from bench.networks import NETWORKS, build
+from bench.pointwise_part import pointwise_convolutions
 
 SHARE = 0.95
 NO_BF16 = {"GoogLeNet"}  # PyTorch has no LocalResponseNorm in it

@@ -1,0 +1,47 @@
+"""Which part of a network's work and time is 1x1 convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+
+CALLS = 5
+_CALL = "bench: one call"
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether this is a convolution with a kernel of size 1."""
+    convolution = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return convolution and all(size == 1 for size in module.kernel_size)
+
+
+def pointwise_convolutions(model: nn.Module) -> int:
+    return sum(map(is_pointwise, model.modules()))
+
+
+def pointwise_flops(model: nn.Module, call: Callable[[], object]) -> int:
+    """Multiplications and additions of the model's 1x1 convolutions in one call."""
+    total = 0
+
+    def count(conv: nn.Conv2d, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        nonlocal total
+        total += 2 * y.numel() * conv.in_channels // conv.groups
+
+    hooks = [module.register_forward_hook(count) for module in model.modules() if is_pointwise(module)]
+    call()
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def pointwise_share(call: Callable[[], object]) -> float:
+    """The share of a call's time that is spent in this package's operators, on the CPU."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(CALLS):
+            with record_function(_CALL):
+                call()
+    times = {event.key: event.cpu_time_total for event in profiler.key_averages()}
+    return sum(time for key, time in times.items() if key.startswith("pointwise_ext::")) / times[_CALL]
