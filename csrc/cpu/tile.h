@@ -142,6 +142,8 @@ struct Target {
   Ahead* ahead = nullptr;
 };
 
+constexpr int kFetchApart = 3;  // values of k per row of a tile
+
 template <class D, int MR, int NV>
 PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t, int64_t index) {
   using Acc = typename D::Acc;
@@ -181,11 +183,15 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m) a[m] = reinterpret_cast<const typename D::Elem*>(start + strip.a_row[m]);
     const int64_t a_step = strip.a_step, b_step = strip.b_step;
-    const int64_t part = fetches && s == 0 ? (strip.k + MR - 1) / MR : strip.k;
+    // Few values of k: all rows at once, for k in pieces would cost more than it saves.
+    const bool apart = fetches && s == 0 && strip.k >= kFetchApart * MR;
+    const int64_t part = apart ? (strip.k + MR - 1) / MR : strip.k;
+    if (fetches && s == 0 && !apart)
+      for (int m = 0; m < MR; ++m) fetch(m);
     int64_t at = 0;
     int row = 0;
     for (int64_t left = strip.k; left > 0; left -= part) {
-      if (fetches && s == 0) fetch(row++);
+      if (apart) fetch(row++);
       for (int64_t k = std::min(part, left); k > 0; --k, at += a_step, b += b_step) {
         V bv[NV];
 #pragma GCC unroll 4
@@ -211,19 +217,17 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
   const V low(t.low), high(t.high);
   constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
   const bool from_low = t.low > -kInfinity, to_high = t.high < kInfinity;
+  const auto each = [&](auto change) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int m = 0; m < MR; ++m) {
-    if (t.residual)
+    for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) acc[m][n] = acc[m][n] + load(residual + t.residual_row[m] + n * L, lanes(n));
-    if (from_low)
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) acc[m][n] = select(acc[m][n] < low, low, acc[m][n]);
-    if (to_high)
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) acc[m][n] = select(acc[m][n] > high, high, acc[m][n]);
-    D::template store_row<NV>(c + t.c_row[m], acc[m], last, t.streamed);
-  }
+      for (int n = 0; n < NV; ++n) acc[m][n] = change(acc[m][n], m, n);
+  };
+  if (t.residual) each([&](V v, int m, int n) { return v + load(residual + t.residual_row[m] + n * L, lanes(n)); });
+  if (from_low) each([&](V v, int, int) { return select(v < low, low, v); });
+  if (to_high) each([&](V v, int, int) { return select(v > high, high, v); });
+#pragma GCC unroll 16
+  for (int m = 0; m < MR; ++m) D::template store_row<NV>(c + t.c_row[m], acc[m], last, t.streamed);
 }
 
 template <class D, int MR, int NV>
