@@ -75,114 +75,168 @@ struct Backward {
   }
 };
 
+// One call: what is needed is allocated, then computed in the way that moves the fewest bytes of dZ.
+class BackwardPass {
+ public:
+  // `saved`: the tensor that the derivative is taken from, a mask where the backend reads those; undefined without
+  // activation. `dz_like`: in whose memory format dZ is
+  BackwardPass(const Backend& backend, const Shape& shape, const at::Tensor& dy, at::TensorList inputs,
+               const at::Tensor& weight, const at::Tensor& saved, const at::Tensor& dz_like,
+               const Activation& activation, c10::ArrayRef<bool> needed)
+      : backend_(backend),
+        shape_(shape),
+        dy_(dy),
+        inputs_(inputs),
+        weight_(weight),
+        activation_(activation),
+        needed_(needed),
+        sources_(inputs.size()),
+        linear_(!saved.defined()),
+        dz_like_(dz_like) {
+    allocate();
+    pass_.dtype = parse_dtype(inputs[0].scalar_type());
+    pass_.activation = activation;
+    pass_.pixels = {{shape.batch, shape.out_size[0], shape.out_size[1], shape.out_size[2]}};
+    pass_.channels = shape.out_channels;
+    pass_.dy = View(dy, shape).by_pixel();
+    if (!linear_ && is_mask(saved)) pass_.mask = view_mask(saved);
+    if (!linear_ && !is_mask(saved)) saved_ = View(saved, shape);
+    pass_.saved = saved_.by_pixel();
+    if (need_bias()) pass_.db = db_.data_ptr();
+  }
+
+  void run() {
+    if (!linear_ && need_residual()) make_dz();
+    if (dy_.numel() != 0 && in_chunks()) return;
+    const bool passes = dy_.numel() != 0 && (need_bias() || !linear_);
+    if (!passes || !gated()) {
+      if (passes) derive();
+      set_products({shape_, inputs_, weight_, View(dz_.defined() ? dz_ : dy_, shape_)}, collapse_each);
+    }
+    for (const Products& p : products_) backend_.gemm(p.gemms, p.count, inputs_[0]);
+  }
+
+  std::vector<at::Tensor> results() const {
+    std::vector<at::Tensor> grads;
+    grads.reserve(needed_.size());
+    for (size_t i = 0; i < sources_; ++i)
+      if (needed_[i]) grads.push_back(dx_[i]);
+    if (need_weight()) grads.push_back(dw_);
+    if (need_bias()) grads.push_back(db_);
+    if (need_residual()) grads.push_back(linear_ ? dy_.clone() : dz_);
+    return grads;
+  }
+
+ private:
+  bool need_weight() const { return needed_[sources_]; }
+  bool need_bias() const { return needed_[sources_ + 1]; }
+  bool need_residual() const { return needed_[sources_ + 2]; }
+
+  void allocate() {
+    const bool none = Interior(shape_).empty();
+    dx_.resize(sources_);
+    for (size_t i = 0; i < sources_; ++i) {
+      if (!needed_[i]) continue;
+      dx_[i] = empty_in_format_of(inputs_[i], inputs_[i].sizes(), shape_.batched);
+      if (none || !shape_.covers_input() || shape_.out_channels == 0) dx_[i].zero_();
+    }
+    if (need_weight()) dw_ = none || shape_.batch == 0 ? at::zeros_like(weight_) : at::empty_like(weight_);
+    if (need_bias()) db_ = at::empty({shape_.out_channels}, inputs_[0].options());
+    if (need_bias() && dy_.numel() == 0) db_.zero_();
+  }
+
+  void make_dz() {
+    dz_ = empty_in_format_of(dz_like_, dy_.sizes(), shape_.batched);
+    pass_.dz = View(dz_, shape_).by_pixel();
+  }
+
+  template <class Collapse>
+  void set_products(const Backward& backward, Collapse collapse) {
+    gemms_.clear(), products_.clear();
+    for (size_t i = 0; i < sources_; ++i) {
+      if (needed_[i]) gemms_.push_back(backward.input(i, dx_[i]));
+      if (need_weight()) gemms_.push_back(backward.weight_columns(i, dw_));
+    }
+    collapse(gemms_);
+    for (const Gemms& g : gemms_) add_launches(g, sources_, products_);
+  }
+  static void collapse_each(std::vector<Gemms>& all) {
+    for (Gemms& of_one : all)
+      for (Gemm& g : of_one) collapse_pixels(g);
+  }
+
+  // All of it chunk by chunk of pixels: dZ stays in the caches. False: it is not done.
+  bool in_chunks() {
+    if (!backend_.chunks || !backend_.chunks(dy_.nbytes()) || !shape_.interior_is_all()) return false;
+    ActivationGrad together = pass_;
+    set_products({shape_, inputs_, weight_, View(dy_, shape_)},
+                 [&](std::vector<Gemms>& all) { collapse_together(all, together); });
+    return backend_.chunked(products_, together, inputs_[0]);
+  }
+
+  // dZ is made of dY by each product: it never lies in memory. False: it has to.
+  bool gated() {
+    const bool dz_needed = need_residual() && !linear_, db_beside_dw = dw_.defined() && shape_.interior_is_all();
+    if (!backend_.gates || dz_needed || (need_bias() && !db_beside_dw)) return false;
+    set_products({shape_, inputs_, weight_, View(dy_, shape_), saved_, pass_.mask, activation_,
+                  need_bias() ? static_cast<char*>(db_.data_ptr()) : nullptr},
+                 collapse_each);
+    if (backend_.one_pass && backend_.one_pass(products_, pass_, inputs_[0])) return products_.clear(), true;
+    return !products_.empty() && backend_.gates(products_, pass_);
+  }
+
+  // dZ = dY activation'(saved) and db, in one pass over dY
+  void derive() {
+    if (!linear_ && !dz_.defined()) make_dz();
+    Steps* steps[] = {&pass_.dy.row, saved_.data ? &pass_.saved.row : nullptr, linear_ ? nullptr : &pass_.dz.row};
+    collapse(pass_.pixels, steps);
+    backend_.activation_grad(pass_, inputs_[0]);
+  }
+
+  const Backend& backend_;
+  const Shape& shape_;
+  const at::Tensor& dy_;
+  const at::TensorList inputs_;
+  const at::Tensor& weight_;
+  const Activation activation_;
+  const c10::ArrayRef<bool> needed_;
+  const size_t sources_;
+  const bool linear_;
+  const at::Tensor& dz_like_;
+  std::vector<at::Tensor> dx_;
+  at::Tensor dw_, db_, dz_;
+  View saved_;
+  ActivationGrad pass_;
+  std::vector<Gemms> gemms_;
+  std::vector<Products> products_;
+};
+
 }  // namespace
 
 std::vector<at::Tensor> conv_backward(const Backend& backend, const at::Tensor& grad_output, at::TensorList inputs,
                                       const at::Tensor& weight, const std::optional<at::Tensor>& given,
                                       const ConvParams& params, c10::ArrayRef<bool> needed) {
-  const size_t sources = inputs.size();
-  TORCH_CHECK(needed.size() == sources + 3, "pointwise_conv: needed has ", needed.size(), " entries, expected ",
-              sources + 3, ", one per input and then weight, bias, residual");
+  TORCH_CHECK(needed.size() == inputs.size() + 3, "pointwise_conv: needed has ", needed.size(), " entries, expected ",
+              inputs.size() + 3, ", one per input and then weight, bias, residual");
   // The checks of a residual are those of a gradient of the output, and of the saved output.
-  Shape shape = check_shape(inputs, weight, std::nullopt, grad_output, params);
+  const Shape shape = check_shape(inputs, weight, std::nullopt, grad_output, params);
   const bool linear = params.activation.kind == Act::none;
   TORCH_CHECK(linear || given,
               "pointwise_conv: saved is None, expected the output (or the value before the "
               "activation) of the forward call, which activation's derivative needs");
-  const at::Tensor& like = inputs[0];
-  const bool masked = !linear && is_mask(*given), by_mask = masked && backend.masks;
   at::Tensor saved;
+  const bool masked = !linear && is_mask(*given);
   if (masked) {
-    check_mask(*given, shape, like, params);
-    saved = by_mask ? given->contiguous() : expand_mask(*given, grad_output, shape.batched);
+    check_mask(*given, shape, inputs[0], params);
+    saved = backend.masks ? given->contiguous() : expand_mask(*given, grad_output, shape.batched);
   } else if (!linear) {
     check_shape(inputs, weight, std::nullopt, given, params);
     saved = *given;
   }
-  const DType dtype = parse_dtype(like.scalar_type());
-  const bool need_bias = needed[sources + 1], need_residual = needed[sources + 2];
-
-  const Interior inside(shape);
-  std::vector<at::Tensor> dx(sources);
-  at::Tensor dw, db, dz = grad_output;
-  for (size_t i = 0; i < sources; ++i) {
-    if (!needed[i]) continue;
-    dx[i] = empty_in_format_of(inputs[i], inputs[i].sizes(), shape.batched);
-    if (inside.empty() || !shape.covers_input() || shape.out_channels == 0) dx[i].zero_();
-  }
-  if (needed[sources]) dw = inside.empty() || shape.batch == 0 ? at::zeros_like(weight) : at::empty_like(weight);
-  if (need_bias) db = at::empty({shape.out_channels}, like.options());
-  if (need_bias && dz.numel() == 0) db.zero_();
-
-  ActivationGrad pass;
-  pass.dtype = dtype;
-  pass.activation = params.activation;
-  pass.pixels = {{shape.batch, shape.out_size[0], shape.out_size[1], shape.out_size[2]}};
-  pass.channels = shape.out_channels;
-  const View saved_view = linear || by_mask ? View() : View(saved, shape);
-  pass.dy = View(grad_output, shape).by_pixel(), pass.saved = saved_view.by_pixel();
-  if (by_mask) pass.mask = view_mask(saved);
-  if (need_bias) pass.db = db.data_ptr();
-  const auto make_dz = [&] {  // a tensor of its own
-    dz = empty_in_format_of(masked ? like : saved, grad_output.sizes(), shape.batched);
-    pass.dz = View(dz, shape).by_pixel();
-  };
-
-  std::vector<Gemms> gemms;
-  std::vector<Products> products;
-  const auto set_products = [&](const Backward& backward, auto collapse) {
-    gemms.clear(), products.clear();
-    for (size_t i = 0; i < sources; ++i) {
-      if (needed[i]) gemms.push_back(backward.input(i, dx[i]));
-      if (needed[sources]) gemms.push_back(backward.weight_columns(i, dw));
-    }
-    collapse(gemms);
-    for (const Gemms& g : gemms) add_launches(g, sources, products);
-  };
-  const auto collapse_each = [](std::vector<Gemms>& all) {
-    for (Gemms& of_one : all)
-      for (Gemm& g : of_one) collapse_pixels(g);
-  };
-  const auto chunked = [&] {
-    if (!backend.chunks || !backend.chunks(grad_output.nbytes()) || !shape.interior_is_all()) return false;
-    ActivationGrad together = pass;
-    set_products({shape, inputs, weight, View(grad_output, shape)},
-                 [&](std::vector<Gemms>& all) { collapse_together(all, together); });
-    return backend.chunked(products, together, like);
-  };
-  const auto gated = [&] {
-    const bool dz_needed = need_residual && !linear, db_beside_dw = dw.defined() && shape.interior_is_all();
-    if (!backend.gates || dz_needed || (need_bias && !db_beside_dw)) return false;
-    set_products({shape, inputs, weight, View(grad_output, shape), saved_view, pass.mask, params.activation,
-                  need_bias ? static_cast<char*>(db.data_ptr()) : nullptr},
-                 collapse_each);
-    if (backend.one_pass && backend.one_pass(products, pass, like)) return products.clear(), true;
-    return !products.empty() && backend.gates(products, pass);
-  };
-
-  if (!linear && need_residual) make_dz();
-  const bool passes = (need_bias || !linear) && dz.numel() != 0;
-  if (dz.numel() != 0 && chunked()) {
-    products.clear();
-  } else if (!passes || !gated()) {
-    if (passes) {  // dZ = dY activation'(saved) and db, in one pass over dY
-      if (!linear && !pass.dz.data) make_dz();
-      Steps* steps[] = {&pass.dy.row, saved_view.data ? &pass.saved.row : nullptr, linear ? nullptr : &pass.dz.row};
-      collapse(pass.pixels, steps);
-      backend.activation_grad(pass, like);
-    }
-    set_products({shape, inputs, weight, View(dz, shape)}, collapse_each);
-  }
-  for (const Products& p : products) backend.gemm(p.gemms, p.count, like);
-
-  std::vector<at::Tensor> grads;
-  grads.reserve(needed.size());
-  for (size_t i = 0; i < sources; ++i)
-    if (needed[i]) grads.push_back(dx[i]);
-  if (needed[sources]) grads.push_back(dw);
-  if (need_bias) grads.push_back(db);
-  if (need_residual) grads.push_back(linear ? dz.clone() : dz);
-  return grads;
+  BackwardPass pass(backend, shape, grad_output, inputs, weight, saved, masked || linear ? inputs[0] : saved,
+                    params.activation, needed);
+  pass.run();
+  return pass.results();
 }
 
 }  // namespace pw
