@@ -46,3 +46,15 @@ def norm(channels: int = CHANNELS, **options) -> nn.BatchNorm2d:
 
 def image(channels: int = CHANNELS, **options) -> Tensor:
     return torch.randn(2, channels, 5, 7, **options)
+
+
+def chain_net(body) -> Net:
+    children = {"conv": conv(), "bn": norm(), "wide": conv(kernel=3), "merge": conv(cin=12), "identity": nn.Identity()}
+    return Net(body, **children).eval()
+
+
+MODULES = {
+    "relu": nn.ReLU(), "relu6": nn.ReLU6(inplace=True), "leaky_relu": nn.LeakyReLU(0.3), "silu": nn.SiLU(),
+    "gelu": nn.GELU(), "gelu_tanh": nn.GELU(approximate="tanh"), "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(),
+}  # fmt: skip

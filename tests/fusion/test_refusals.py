@@ -12,8 +12,8 @@ from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import pointwise_ext as pw
+from tests.fusion.check import assert_same, patterns, reasons
 from tests.fusion.nets import Net, conv, image, norm
-from tests.fusion.test_fuse import assert_same, patterns, reasons
 
 
 @pytest.fixture(autouse=True)
