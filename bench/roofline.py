@@ -45,12 +45,17 @@ def saw(problem: Problem, flops: float) -> None:
     _seen[key] = max(flops, _seen.get(key, 0.0))
 
 
-@cache
-def _peak_of_mm(dtype: str, device: str, threads: int) -> float:
+def mm_flops(dtype: str, device: str) -> float:
+    """FLOP/s of a large square matrix product on random data, now: a shared machine is twice as fast at times."""
     size = 1024 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device)
+
+
+@cache
+def _peak_of_mm(dtype: str, device: str, threads: int) -> float:
+    return mm_flops(dtype, device)
 
 
 def peak_flops(dtype: str, device: str, threads: int = 0) -> float:
