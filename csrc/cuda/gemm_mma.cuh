@@ -12,27 +12,13 @@
 // same channels copy it once.
 #pragma once
 #include "gate.cuh"
-#include "mma.cuh"
-#include "operand.cuh"
+#include "mma_output.cuh"
 #include "position.cuh"
 #include "work.cuh"
 
 namespace pw {
 
 constexpr int kStages = 3;
-
-// Which kernel: how operands lie, and WARPS_M x WARPS_N warps of WARP_M x 32 elements of C each.
-template <class T_, bool STRICT, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
-struct MmaTraits {
-  using T = T_;
-  using Multiply = Mma<T, STRICT>;
-  static constexpr int kWarpsM = WARPS_M, kWarpsN = WARPS_N, kWarpM = WARP_M, kWarpN = 32;
-  static constexpr int kTileM = WARPS_M * WARP_M, kTileN = WARPS_N * kWarpN, kThreads = 32 * WARPS_M * WARPS_N;
-  using TileA = OperandTile<T, kTileM, A_ALONG_K>;
-  using TileB = OperandTile<T, kTileN, B_ALONG_K>;
-  // Of a multiprocessor. The sums of the largest tile take half of the registers, those of STRICT twice as many.
-  static constexpr int kBlocks = kThreads == 256 ? 2 : STRICT ? 3 : 4;
-};
 
 template <class Traits>
 struct GemmMma {
@@ -42,11 +28,9 @@ struct GemmMma {
   using TileB = typename Traits::TileB;
   static constexpr int kThreads = Traits::kThreads, kTileM = Traits::kTileM, kTileN = Traits::kTileN;
   static constexpr int kDepth = TileA::kDepth;
-  static constexpr int kBlocksM = Traits::kWarpM / 16, kBlocksN = Traits::kWarpN / 8;  // products of a warp
-  static constexpr int kPromoteSteps = 64 / kDepth;                                    // of STRICT, see mma.cuh
-  static constexpr int kPartRows = Traits::kWarpsM * 16;  // rows of C that are written together
-  static constexpr int kRun = 16 / sizeof(T);             // elements of C that a thread writes at once, at most
-  using Sums = float[kBlocksM][kBlocksN][4];
+  static constexpr int kBlocksM = Traits::kBlocksM, kBlocksN = Traits::kBlocksN;
+  static constexpr int kPromoteSteps = 64 / kDepth;  // of STRICT, see mma.cuh
+  using Sums = typename Traits::Sums;
   using At = Position<kDepth>;
 
   // An operand in shared memory, and where its elements lie outside.
@@ -60,17 +44,11 @@ struct GemmMma {
     Operand<TileA> a;
     Operand<TileB> b;
   };
-  struct Output {
-    alignas(16) float sum[kPartRows][kTileN + 8];
-    float bias[kTileM > kTileN ? kTileM : kTileN];
-    float row_sum[kThreads / kTileM][kTileM];
-    int64_t c_m[kTileM], c_n[kTileN], z_m[kTileM], z_n[kTileN], residual_m[kTileM], residual_n[kTileN];
-  };
   struct Shared {
     Work work;
     union {
       Stages stages;
-      Output output;
+      MmaOutput<Traits> output;
     };
   };
   // What a launch asks for where an operand has a gate.
@@ -198,9 +176,6 @@ struct GemmMma {
       pw::apply_gate<kThreads>(g.gate.activation, shared.stages.b.stage[stage], gated().saved_b.stage[stage]);
   }
 
-  // The blocks of the first column of tiles add up A's rows.
-  PW_DEVICE bool adds_rows() const { return g.row_sums && shared.work.n0 == 0; }
-
   // sum += A B over the kDepth values of k of a stage
   PW_DEVICE void multiply(int stage, int step, Sums& sum) const {
     const TileA& a_tile = tile_a(stage, step);
@@ -267,7 +242,7 @@ struct GemmMma {
         apply_gate(stage, int(shared.work.split * launch.plan.steps_per_split) + step);
         sync_threads();  // dZ is complete
       }
-      if (adds_rows()) rows += add_row<kThreads>(tile_a(stage, step));
+      if (adds_rows(g, shared.work)) rows += add_row<kThreads>(tile_a(stage, step));
       if constexpr (Multiply::kPromotes) {
         multiply(stage, step, part);
         if (step % kPromoteSteps == kPromoteSteps - 1 || step + 1 == steps) move(part, sum);
@@ -277,106 +252,6 @@ struct GemmMma {
       stage = stage + 1 == kStages ? 0 : stage + 1;
     }
     sync_threads();  // the stages' memory becomes the output's
-  }
-
-  PW_DEVICE void write_row_sums(float rows, float* partials) {
-    Output& out = shared.output;
-    const int64_t i = thread_index(), m = shared.work.m0 + i;
-    out.row_sum[i / kTileM][i % kTileM] = rows;
-    sync_threads();  // all parts of a row are there
-    if (i >= kTileM || m >= g.m.count()) return;
-    float sum = 0;
-    for (int part = 0; part < kThreads / kTileM; ++part) sum += out.row_sum[part][i];
-    if (partials)
-      partials[m * partial_columns(g) + g.n.count()] = sum;
-    else
-      Operands<T>::moved(g.row_sums, launch.groups.row_sums, shared.work.group)[m] = narrow<T>(sum);
-  }
-
-  // Writes the tile part by part through shared memory, for each thread to write `RUN` neighbours.
-  template <int RUN>
-  PW_DEVICE void write_part(int part, const Operands<T>& to, float* partials) {
-    constexpr int kRuns = kTileN / RUN;
-    static_assert(kPartRows * kRuns % kThreads == 0, "all lanes of a warp make words together");
-    Output& out = shared.output;
-    const int64_t m_count = g.m.count(), n_count = g.n.count(), columns = partial_columns(g);
-#pragma unroll 1
-    for (int e = thread_index(); e < kPartRows * kRuns; e += kThreads) {
-      const int row = e / kRuns, x = e % kRuns * RUN;
-      const int y = row / 16 * Traits::kWarpM + part * 16 + row % 16;
-      const int64_t m = shared.work.m0 + y, n = shared.work.n0 + x;
-      const bool inside = m < m_count && n < n_count;
-      uint32_t bits = 0;
-      if (inside) {
-        const int count = n_count - n < RUN ? int(n_count - n) : RUN;
-        float v[RUN];
-#pragma unroll
-        for (int i = 0; i < RUN; ++i) v[i] = out.sum[row][x + i];
-        if (partials) {
-#pragma unroll
-          for (int i = 0; i < RUN; ++i)
-            if (i < count) partials[m * columns + n + i] = v[i];
-          continue;
-        }
-        if (to.bias) {
-#pragma unroll
-          for (int i = 0; i < RUN; ++i) v[i] += out.bias[g.bias_on_m ? y : x + i];
-        }
-        bits = finish_run<T, RUN>(g, to, v, count,
-                                  {out.c_m[y] + out.c_n[x], to.z ? out.z_m[y] + out.z_n[x] : 0,
-                                   to.residual ? out.residual_m[y] + out.residual_n[x] : 0});
-      }
-      if (g.mask.words && !partials) {  // neighbouring lanes have the runs of a word
-        bits = join_lanes<32 / RUN>(bits << x % 32);
-        if (inside && x % 32 == 0) g.mask.words[m * g.mask.pitch + n / 32] = bits;
-      }
-    }
-  }
-
-  PW_DEVICE void write(const Sums& sum, float rows) {
-    Output& out = shared.output;
-    const Operands<T> to(g, launch.groups, shared.work.group);
-    const int64_t m0 = shared.work.m0, n0 = shared.work.n0, m_count = g.m.count(), n_count = g.n.count();
-    const auto fill = [&](const Matrix& matrix, int64_t (&on_m)[kTileM], int64_t (&on_n)[kTileN]) {
-      fill_offsets<kTileM, kThreads>(on_m, g.m, matrix.row, m0);
-      fill_offsets<kTileN, kThreads>(on_n, g.n, matrix.col, n0);
-    };
-    fill(g.c, out.c_m, out.c_n);
-    if (to.z) fill(g.z, out.z_m, out.z_n);
-    if (to.residual) fill(g.residual, out.residual_m, out.residual_n);
-    if (to.bias)
-      for (int i = thread_index(); i < (g.bias_on_m ? kTileM : kTileN); i += kThreads) {
-        const int64_t at = (g.bias_on_m ? m0 : n0) + i;
-        out.bias[i] = at < (g.bias_on_m ? m_count : n_count) ? widen(to.bias[at * g.bias_step]) : 0.0f;
-      }
-    const int64_t share = shared.work.group * launch.plan.splits + shared.work.split;
-    float* partials =
-        launch.plan.splits > 1 ? static_cast<float*>(launch.workspace) + share * m_count * partial_columns(g) : nullptr;
-    const int run = partials ? 1 : launch.plan.access.c / int(sizeof(T));
-    if (adds_rows()) write_row_sums(rows, partials);
-    const int lane = thread_index() % 32;
-#pragma unroll 1
-    for (int part = 0; part < kBlocksM; ++part) {
-#pragma unroll
-      for (int i = 0; i < kBlocksM; ++i)  // registers have no index at run time, hence a comparison
-        if (i == part)
-#pragma unroll
-          for (int j = 0; j < kBlocksN; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-              out.sum[warp_m * 16 + lane / 4 + e / 2 * 8][warp_n * Traits::kWarpN + j * 8 + lane % 4 * 2 + e % 2] =
-                  sum[i][j][e];
-      sync_threads();
-      if (run == kRun)
-        write_part<kRun>(part, to, partials);
-      else if (run == kRun / 2)
-        write_part<kRun / 2>(part, to, partials);
-      else if (run == kRun / 4 && kRun > 4)
-        write_part<kRun / 4>(part, to, partials);
-      else
-        write_part<1>(part, to, partials);
-      sync_threads();  // the part has been read
-    }
   }
 };
 
@@ -392,7 +267,7 @@ gemm_mma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
     float rows = 0;
     select_work(g, launch.plan, work, turn == 0, kernel.shared.work);
     kernel.accumulate(sum, rows);
-    kernel.write(sum, rows);
+    MmaWriter<Traits>{g, launch, kernel.shared.work, kernel.shared.output}.write(sum, rows);
   }
 }
 
