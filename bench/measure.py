@@ -140,12 +140,24 @@ def cpu_sample(run: Run, effort: Effort) -> Sample:
 
 
 WAKE_S = 0.002  # of calls outside the clock: the first ones find threads asleep and the processor slow
+QUIET_S, LONGEST_REST_S = 0.012, 1.0  # three of the ticks in which Linux counts CPU time at its slowest
 
 
-def settled(sample: Sample, run: Run, spin_ms: float) -> Sample:
-    """`sample` beside runtimes with threads of their own: those spin for `spin_ms` after their last work and OpenMP's
-    for up to 8 ms, on the very cores that whoever comes next is timed on. All contestants wait and wake alike: where
-    only such runtimes did, everybody else lost a quarter."""
+def rest() -> None:
+    """Waits until no thread of this process is busy. ONNX Runtime's spin for 40 to 60 ms after their last work: in
+    steps of `pause`, which takes 140 cycles on some processors and 40 on others."""
+    end = time.perf_counter() + LONGEST_REST_S
+    while time.perf_counter() < end:
+        used = time.process_time()
+        time.sleep(QUIET_S)
+        if time.process_time() - used < QUIET_S / 6:
+            return
+
+
+def settled(sample: Sample, run: Run, spins: bool) -> Sample:
+    """`sample` beside runtimes with threads of their own: those spin after their last work (`spins`) and OpenMP's for
+    up to 8 ms, on the very cores that whoever comes next is timed on. All contestants wait and wake alike: where only
+    such runtimes did, everybody else lost a quarter."""
 
     def waiting() -> float:
         time.sleep(0.01)
@@ -154,7 +166,8 @@ def settled(sample: Sample, run: Run, spin_ms: float) -> Sample:
         while time.perf_counter() < awake:
             run()
         microseconds = sample()
-        time.sleep(spin_ms / 1e3)
+        if spins:
+            rest()
         return microseconds
 
     return waiting

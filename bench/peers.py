@@ -40,7 +40,7 @@ def installed(*modules: str) -> str | None:
 class Peer:
     """`prepare(operands)` builds the call; `missing(problem)` says why this peer cannot take part, or None.
 
-    `spin_ms`: of a runtime with threads of its own, how long they stay busy after their last work.
+    `spins`: a runtime with threads of its own, which stay busy for a while after their last work.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Peer:
     missing: Callable[[Problem], str | None] = always
     layouts: tuple[str, ...] = ("nchw", "nhwc")
     devices: tuple[str, ...] = ("cpu", "cuda")
-    spin_ms: float = 0.0
+    spins: bool = False
 
 
 def concatenated(operands: Operands) -> Tensor:

@@ -36,8 +36,8 @@ def contestants(compile_: str, threads: int) -> list[Peer]:
         Peer("_addmm_activation", peers_cuda.addmm_relu, peers_cuda.addmm_missing, ("nhwc",), ("cuda",)),
         compiled("torch.compile", 1),
         compiled("torch.compile max-autotune", 2, mode="max-autotune-no-cudagraphs"),
-        Peer("ONNX Runtime", peers_external.onnxruntime, peers_external.onnxruntime_missing, ("nchw",), ("cpu",), 50.0),
-        Peer("OpenVINO", peers_external.openvino, peers_external.openvino_missing, devices=("cpu",), spin_ms=2.0),
+        Peer("ONNX Runtime", peers_external.onnxruntime, peers_external.onnxruntime_missing, ("nchw",), ("cpu",), True),
+        Peer("OpenVINO", peers_external.openvino, peers_external.openvino_missing, devices=("cpu",), spins=True),
     ]
 
 

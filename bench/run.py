@@ -83,7 +83,7 @@ class Bench:
         if operands.problem.device == "cpu":
             run = keeping(timed(call, operands), len(operands.images))
             sample = measure.cpu_sample(run, self.effort)
-            return measure.settled(sample, run, peer.spin_ms) if crowded else sample, "cpu"
+            return measure.settled(sample, run, peer.spins) if crowded else sample, "cpu"
         from bench.measure_cuda import cuda_sample
 
         with torch.cuda.stream(self.stream):  # a backward pass runs where its forward pass ran
@@ -98,7 +98,7 @@ class Bench:
         with torch.inference_mode(problem.mode == "forward"):
             calls = {peer: self._prepare(peer, operands, want) for peer in self.roster.present(problem)}
             ready = {peer: call for peer, call in calls.items() if call is not None}
-            crowded = problem.threads != 1 and any(peer.spin_ms for peer in ready)
+            crowded = problem.threads != 1 and any(peer.spins for peer in ready)
             samples = {peer.name: self._sample(peer, call, operands, crowded) for peer, call in ready.items()}
             takers = {name: sample for name, (sample, _) in samples.items()}
             timings = self.others.undisturbed(lambda: measure.interleave(takers, self.effort))

@@ -15,7 +15,7 @@ from bench import roofline
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
-from bench.measure import Effort, OtherLoad, peak_memory, settled
+from bench.measure import QUIET_S, Effort, OtherLoad, peak_memory, settled
 from bench.operands import Problem, make_operands
 from bench.peers import EAGER, OURS, Peer, eager, ours
 from bench.readme import BEGIN, END, update
@@ -159,7 +159,7 @@ def test_a_peer_with_a_wrong_answer_is_reported_and_not_timed() -> None:
 def test_other_runtimes_give_the_right_answer(klass: str, dtype: str, layout: str, cold: bool) -> None:
     layer = next(x for x in LAYERS.values() if x.klass == klass)
     problem, roster = Problem(layer, "forward", dtype, layout, cold=cold), Roster()
-    roster.peers = [peer for peer in roster.present(problem) if peer.spin_ms]
+    roster.peers = [peer for peer in roster.present(problem) if peer.spins]
     if not roster.peers:
         pytest.skip("neither ONNX Runtime nor OpenVINO is installed")
     roster.absent.clear()
@@ -184,11 +184,13 @@ def test_what_others_disturb_is_measured_again(monkeypatch: pytest.MonkeyPatch) 
 
 def test_idle_threads_of_other_runtimes_get_time_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[object] = []
+    used = iter([0.0, 0.012, 0.012, 0.016, 0.016, 0.017])  # CPU seconds before and after each wait: the third is quiet
     monkeypatch.setattr(time, "sleep", events.append)
-    assert settled(lambda: events.append("sample") or 7.0, lambda: events.append("wake"), spin_ms=50.0)() == 7.0
+    monkeypatch.setattr(time, "process_time", lambda: next(used))
+    assert settled(lambda: events.append("sample") or 7.0, lambda: events.append("wake"), spins=True)() == 7.0
     assert events[0] == 0.01
-    assert set(events[1:-2]) == {"wake"}
-    assert events[-2:] == ["sample", 0.05]
+    assert set(events[1:-4]) == {"wake"}
+    assert events[-4:] == ["sample", QUIET_S, QUIET_S, QUIET_S]
 
 
 def test_ratios_and_geometric_means() -> None:
