@@ -6,6 +6,7 @@ import json
 import time
 import weakref
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bench import roofline
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
-from bench.measure import QUIET_S, Effort, OtherLoad, peak_memory, settled
+from bench.measure import QUIET_S, Effort, OtherLoad, Timing, interleave, peak_memory, settled
 from bench.operands import Problem, make_operands
 from bench.peers import EAGER, OURS, Peer, eager, ours
 from bench.readme import BEGIN, END, update
@@ -180,6 +181,15 @@ def test_what_others_disturb_is_measured_again(monkeypatch: pytest.MonkeyPatch) 
     assert load.share == pytest.approx(0.105)
     used, available = OtherLoad()._seconds()
     assert 0 <= used <= available
+
+
+def test_nobody_always_follows_the_same_contestant() -> None:
+    order: list[str] = []
+    samples = {name: lambda name=name: order.append(name) or 1.0 for name in "ABCD"}
+    assert interleave(samples, Effort(rounds=20)) == dict.fromkeys("ABCD", Timing(1.0, 1.0, 1.0))
+    assert sorted(order) == sorted("ABCD" * 20)
+    for name in "ABCD":
+        assert {before for before, now in pairwise(order) if now == name} >= set("ABCD") - {name}
 
 
 def test_idle_threads_of_other_runtimes_get_time_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
