@@ -42,6 +42,8 @@ SHAPES = {
     "two inputs, padding": Problem(channels=(37, 70), out_channels=53, size=(13, 11), padding=1, activation="gelu"),
     "groups": Problem(channels=(48,), out_channels=36, groups=3, size=(9, 9), activation="relu"),
     "long sum": Problem(channels=(700, 601), out_channels=20, batch=1, size=(5, 5), activation="relu"),
+    "rows pages apart": Problem(channels=(80,), out_channels=60, batch=1, size=(32, 32), activation="relu"),
+    "deep": Problem(channels=(300,), out_channels=40, batch=1, size=(14, 14), activation="relu"),
     "many pixels": Problem(channels=(16,), out_channels=24, size=(40, 33), activation="relu"),
 }
 DTYPES = ["float32", "bfloat16", "float16", "float64"]

@@ -18,6 +18,7 @@ struct Strip {
   int64_t a_step;
   const Elem* b;
   int64_t b_step;
+  int64_t b_ahead;  // how far beyond b to fetch, in place, where no prefetcher follows rows that lie far apart; 0: packed
   int64_t k;
 };
 
@@ -143,6 +144,7 @@ struct Target {
 };
 
 constexpr int kFetchApart = 3;  // values of k per row of a tile
+constexpr int kRowsAhead = 4;   // of B in place: 1.08 to 1.18 times as fast on Sapphire Rapids, 16 rows 0.9 to 1.15
 
 template <class D, int MR, int NV>
 PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t, int64_t index) {
@@ -182,7 +184,7 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
     const char* start = reinterpret_cast<const char*>(strip.a) + index * strip.a_next;
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m) a[m] = reinterpret_cast<const typename D::Elem*>(start + strip.a_row[m]);
-    const int64_t a_step = strip.a_step, b_step = strip.b_step;
+    const int64_t a_step = strip.a_step, b_step = strip.b_step, b_ahead = strip.b_ahead;
     // Few values of k: all rows at once, for k in pieces would cost more than it saves.
     const bool apart = fetches && s == 0 && strip.k >= kFetchApart * MR;
     const int64_t part = apart ? (strip.k + MR - 1) / MR : strip.k;
@@ -196,6 +198,11 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
         V bv[NV];
 #pragma GCC unroll 4
         for (int n = 0; n < NV; ++n) bv[n] = D::load_b(b + n * L, lanes(n));
+        if (b_ahead) {
+#pragma GCC unroll 4
+          for (int n = 0; n < NV; ++n) __builtin_prefetch(b + b_ahead + n * L);
+          __builtin_prefetch(b + b_ahead + NV * L - 1);  // rows start anywhere in a line
+        }
 #pragma GCC unroll 16
         for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
