@@ -21,8 +21,9 @@ BUILT   := build/.built-$(subst /,_,$(VENV))-$(STAMP)
 
 .PHONY: test bench bench-full gpu-check build cuda-build lint format clean
 
+# Several processes test at once: threads that wait actively for each other would take the cores from the others.
 test: $(BUILT)
-	$(RUN) -m pytest -n $(WORKERS) $(ARGS)
+	OMP_WAIT_POLICY=passive $(RUN) -m pytest -n $(WORKERS) $(ARGS)
 
 bench: $(BUILT)
 	$(RUN) -m bench --quick $(ARGS)

@@ -20,7 +20,7 @@ std::string size(const Gemm& g, int64_t count) {
 }
 
 void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
-  const cpu::Kernels& set = cpu::kernels();
+  const cpu::Kernels& set = cpu::kernels(*gemms);
   const int threads = at::get_num_threads(), bytes = int(like.element_size());
   const Gemm g = cpu::as_computed(*gemms, bytes);
   const cpu::Plan plan = cpu::make_plan(g, count, set.tiling(g.dtype), bytes, threads);

@@ -30,6 +30,10 @@ PLANS = [
     {"chunked": 20},
     {"chunked": 1000, "packed": 1},
     {"chunked": 100, "turned": 1, "streamed": 1},
+    {"widened": 0},
+    {"widened": 1},
+    {"widened": 1, "turned": 1, "streamed": 1},
+    {"widened": 1, "chunked": 100},
 ]
 # 49 and 196 pixels leave 1 and 4 columns over; 64 channels are whole lines; the others are ragged in every dimension.
 SHAPES = {

@@ -48,13 +48,13 @@ at::Tensor gather_bias(const Gemm* gemms, int64_t count, const at::Tensor& like)
 void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   if (gemms->m.count() == 0 || gemms->n.count() == 0) return;
   const bool long_sum = too_long(*gemms);
+  const Kernels& set = kernels(*gemms);
   c10::SmallVector<Gemm, 1> changed;
   if (long_sum || turns(*gemms, int(like.element_size()))) {
     for (int64_t i = 0; i < count; ++i) changed.push_back(as_computed(gemms[i], int(like.element_size())));
     gemms = changed.data();
   }
   const Gemm& g = gemms[0];
-  const Kernels& set = kernels();
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   Job job{gemms, make_plan(g, count, set.tiling(g.dtype), int(like.element_size()), threads)};
   const Plan& plan = job.plan;
@@ -150,7 +150,7 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
   const int bytes = int(like.element_size());
   const int64_t weights = weights_of(gemms, count);
   if (forced.chunked == -1 && weights > kChunkedWeights) return false;
-  const Kernels& set = kernels();
+  const Kernels& set = count ? kernels(*gemms[0]) : kernels();
   Chunked job{gemms,
               count,
               pass,

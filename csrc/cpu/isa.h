@@ -13,12 +13,12 @@ void dispatch(DType dtype, F&& f) {
     case DType::f64:
       return f(double{}, Dot<double>{});
     case DType::f16:
-      return f(f16{}, Dot<float>{});
+      return f(f16{}, Dot<float, f16>{});
     case DType::bf16:
 #ifdef PW_BF16_DOT
       if constexpr (DOT) return f(bf16{}, DotBf16{});
 #endif
-      return f(bf16{}, Dot<float>{});
+      return f(bf16{}, Dot<float, bf16>{});
   }
 }
 
@@ -27,7 +27,7 @@ cpu::Tiling tiling(DType dtype) {
   cpu::Tiling result;
   dispatch<DOT>(dtype, [&](auto t, auto d) {
     using D = decltype(d);
-    constexpr bool stored = std::is_same_v<decltype(t), typename D::Store>;
+    constexpr bool stored = std::is_same_v<decltype(t), typename D::Elem> || D::kPack > 1;
     result = {Vec<typename D::Acc>::size, kVectors, kRows, stored ? D::kPack : 0};
   });
   return result;

@@ -13,7 +13,7 @@ using cpu::Range;
 constexpr int64_t kCrowded = 1024;  // bytes: lines a multiple of this apart share a few sets of the first-level cache
 constexpr int64_t kNearBytes = 32 << 10;  // of B that the first-level cache holds from one block of rows to the next
 constexpr int64_t kPageBytes = 4 << 10;   // lines a multiple of this apart share one set of it
-constexpr int kStrips = 16;         // pieces of k handed to one tile
+constexpr int kStrips = 16;               // pieces of k handed to one tile
 // Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
 template <class Elem>
 class Scratch {
@@ -64,7 +64,8 @@ template <class T, class D>
 class Operands {
   using Elem = typename D::Elem;
   using Acc = typename D::Acc;
-  static constexpr bool kSame = std::is_same_v<T, Elem>;  // operands may be read in place
+  static constexpr bool kSame = std::is_same_v<T, Elem>;    // operands may be read in place
+  static constexpr bool kWidens = !kSame && D::kPack == 1;  // or widened, row by row where k is consecutive
 
  public:
   Operands(const Plan& plan, int slot) : plan_(plan), slot_(slot) {}
@@ -103,6 +104,14 @@ class Operands {
         a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
     }
     if (cpu::forced.packed == 1) a_direct_ = b_direct_ = false;
+    a_widened_ = kWidens && cpu::forced.packed != 1;
+    for (int i = 0; i < stretches_; ++i)
+      a_widened_ = a_widened_ && g.segment[stretch_[i].segment].a.col.step[kRank - 1] == 1;
+    if (a_widened_) {
+      a_pitch_ = cpu::ceil_div(depth_, kApart) * kApart;
+      if (a_pitch_ * int64_t(sizeof(Elem)) % kCrowded == 0) a_pitch_ += kApart;
+      for (int r = 0; r < kBlockRows; ++r) widened_rows_[r] = r * a_pitch_ * int64_t(sizeof(Elem));
+    }
     for (int i = 0; i < stretches_; ++i)
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
   }
@@ -122,7 +131,7 @@ class Operands {
       if (s.a.row.step[kRank - 1] != 1 || s.b.col.step[kRank - 1] != 1) return;
     }
     const Groups groups = groups_of(blocks);
-    if (!a_direct_ && !all_ready(a_ready_, groups.count)) {
+    if (!a_direct_ && !a_widened_ && !all_ready(a_ready_, groups.count)) {
       Elem* dst = a_scratch().get(groups.count * groups.size);
       pieces_.clear();
       for (int64_t i = 0; i < groups.count; ++i, dst += groups.size) {
@@ -165,7 +174,7 @@ class Operands {
       dst = a_scratch().get(groups.count * groups.size) + group * groups.size;
     }
     const int width = int(packed.size());
-    for (int i = 0; i < stretches_; ++i) {
+    for (int64_t i = 0, at = 0; i < stretches_; at += stretch_[i++].k) {
       const Matrix& a = g.segment[stretch_[i].segment].a;
       const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
       const int64_t k_step = a.col.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
@@ -177,6 +186,16 @@ class Operands {
         strips[i].a_next = a_rows_[i].step() * rows.size();
         continue;
       }
+      if constexpr (kWidens)
+        if (a_widened_) {
+          if (!a_ready_[group]) {
+            const int64_t start = a_rows_[i].seek(packed.begin, width);
+            widen_rows(p + start, a_rows_[i].table(), width, stretch_[i].k, dst + at, a_pitch_);
+          }
+          strips[i].a = dst + (rows.begin - packed.begin) * a_pitch_ + at, strips[i].a_row = widened_rows_;
+          strips[i].a_step = 1, strips[i].a_next = 0;
+          continue;
+        }
       if (!a_ready_[group]) {
         const int64_t start = a_rows_[i].seek(packed.begin, width);
         pack<T, D>(p + start, a_rows_[i].table(), width, stretch_[i].k, k_step, dst, width);
@@ -242,7 +261,7 @@ class Operands {
   };
   Groups groups_of(Range blocks) const {
     const int64_t together = int64_t(1) << together_log2_;
-    return {cpu::ceil_div(blocks.size(), together), depth_ * together * plan_.rows + kApart};
+    return {cpu::ceil_div(blocks.size(), together), (a_widened_ ? a_pitch_ : depth_) * together * plan_.rows + kApart};
   }
   Range rows_of_group(Range blocks, int64_t group) const {
     const int64_t first = blocks.begin + (group << together_log2_);
@@ -285,9 +304,10 @@ class Operands {
 
   const Plan& plan_;
   const int slot_;
-  bool a_direct_ = false, b_direct_ = false;
-  int64_t values_ = 0, depth_ = 0;         // of k, and elements they make, in all stretches
-  int stretches_ = 0, together_log2_ = 0;  // blocks packed together, as a power of two
+  bool a_direct_ = false, b_direct_ = false, a_widened_ = false;
+  int64_t values_ = 0, depth_ = 0;                  // of k, and elements they make, in all stretches
+  int stretches_ = 0, together_log2_ = 0;           // blocks packed together, as a power of two
+  int64_t a_pitch_ = 0, widened_rows_[kBlockRows];  // elements from one widened row to the next, and bytes to each
   Stretch stretch_[kStrips];
   Rows a_rows_[kStrips];
   const Elem* dot_b_[kStrips][cpu::kMostDots];

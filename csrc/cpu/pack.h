@@ -120,14 +120,30 @@ void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_s
     for (int64_t s = 0; s < steps; ++s) std::fill(dst + s * ld + count, dst + (s + 1) * ld, typename D::Elem(0));
   if (k_step == 1 && k > 1 && (count == 1 || x_offset[1] - x_offset[0] != 1))
     return copy_transposed<T, D>(p, x_offset, count, k, dst, ld);
-  for (int x = 0; x < count;) {  // stretches of x with a constant step
+  constexpr int kAhead = 16, kLine = 64 / sizeof(T);  // values of k, of memory: no prefetcher follows rows far apart
+  for (int x = 0; x < count;) {                       // stretches of x with a constant step
     const int64_t step = x + 1 < count ? x_offset[x + 1] - x_offset[x] : 1;
     int end = x + 1;
     while (end < count && x_offset[end] - x_offset[end - 1] == step) ++end;
-    for (int64_t s = 0; s < steps; ++s)
+    for (int64_t s = 0; s < steps; ++s) {
+      for (int i = x; step == 1 && i < end; i += kLine)
+        for (int j = 0; j < D::kPack; ++j) __builtin_prefetch(p + x_offset[i] + ((s + kAhead) * D::kPack + j) * k_step);
       copy_row<T, D>(p + x_offset[x] + s * D::kPack * k_step, step, k_step,
                      int(std::min<int64_t>(D::kPack, k - s * D::kPack)), end - x, dst + s * ld + x);
+    }
     x = end;
+  }
+}
+
+// dst[x][k] = source(x, k), widened; k has unit stride. A tile broadcasts from such rows as well as from packed ones.
+template <class T>
+void widen_rows(const T* p, const int64_t* x_offset, int count, int64_t k, acc_t<T>* dst, int64_t pitch) {
+  constexpr int L = Vec<acc_t<T>>::size;
+  for (int x = 0; x < count; ++x, dst += pitch) {
+    const T* from = p + x_offset[x];
+    int64_t at = 0;
+    for (; at + L <= k; at += L) store(dst + at, load(from + at, L), L);
+    if (at < k) store(dst + at, load(from + at, int(k - at)), int(k - at));
   }
 }
 

@@ -21,12 +21,13 @@ constexpr int64_t kFewPixels = 2048;        // channels_last: beyond, a thread's
 constexpr int64_t kCacheBytes = 256 << 10;  // of X and C that stay in the second-level cache while W streams past
 // Beyond, a tile's start and end are below 2 %, and many rows that are 4 KB apart would share a set of the cache.
 constexpr int64_t kFewChannels = 256;
-constexpr int kLineBytes = 64;             // of a cache line
-constexpr int64_t kReduceStep = 32;        // pixels: a whole vector of bf16 pairs
-constexpr int64_t kReduceChunk = 256;      // of dW: long enough to amortise the accumulators' traffic
-constexpr int64_t kReduceAtOnce = 1024;    // pixels that dW is summed up over in registers, without partial sums
-constexpr double kPackCost = 16;           // of one element, in multiplications
-constexpr int kMostDots = 4;               // columns: each costs about 1/16 of the vector they would leave idle
+constexpr int kLineBytes = 64;                   // of a cache line
+constexpr int64_t kReduceStep = 32;              // pixels: a whole vector of bf16 pairs
+constexpr int64_t kReduceChunk = 256;            // of dW: long enough to amortise the accumulators' traffic
+constexpr int64_t kReduceAtOnce = 1024;          // pixels that dW is summed up over in registers, without partial sums
+constexpr double kPackCost = 16;                 // of one element, in multiplications
+constexpr int64_t kShortSum = 32, kNarrow = 16;  // values of k, rows or columns: little reuse of what is widened
+constexpr int kMostDots = 4;                     // columns: each costs about 1/16 of the vector they would leave idle
 constexpr int64_t kStreamBytes = 4 << 20;  // of C: an eighth of a common last-level cache, of which X needs a part too
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
 constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
@@ -35,7 +36,7 @@ constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split 
 // What tests may decide instead of the rules below: 0 no, 1 yes wherever it is possible, -1 by the rules; chunked:
 // pixels of a chunk too.
 struct Forced {
-  int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1, chunked = -1;
+  int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1, chunked = -1, widened = -1;
 };
 inline Forced forced;
 
@@ -158,6 +159,13 @@ inline Gemm as_computed(Gemm g, int element_bytes) {
     return g;
   }
   return turns(g, element_bytes) ? transposed(g) : g;
+}
+
+// Whether bf16 that is multiplied in pairs, at half the rate, is still faster than widened to fp32 on the way: with
+// little to multiply for what is packed, and where W is read in place.
+inline bool pairs_pay(const Gemm& g) {
+  return total_k(g) < kShortSum || std::min(g.m.count(), g.n.count()) <= kNarrow ||
+         (g.pixels != Pixels::on_k && turns(g, 2));
 }
 
 inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int element_bytes, int threads) {

@@ -18,16 +18,18 @@ struct Strip {
   int64_t a_step;
   const Elem* b;
   int64_t b_step;
-  int64_t b_ahead;  // how far beyond b to fetch, in place, where no prefetcher follows rows that lie far apart; 0: packed
+  int64_t
+      b_ahead;  // how far beyond b to fetch, in place, where no prefetcher follows rows that lie far apart; 0: packed
   int64_t k;
 };
 
-// How one step of k multiplies: the element the operands are held in, and what they are stored as without conversion.
-template <class T>
+// How one step of k multiplies: the element the operands are held in, and what results are stored as: T, or 16 bits
+// whose operands are widened as they are packed.
+template <class T, class S = T>
 struct Dot {
   using Elem = T;
   using Acc = T;
-  using Store = T;
+  using Store = S;
   static constexpr int kPack = 1;  // values of k in one element
   static PW_INLINE Vec<T> load_b(const T* p, int n) {
     if constexpr (kBytes == 64) return load(p, n);  // a mask costs nothing here; elsewhere tails are packed
@@ -38,7 +40,7 @@ struct Dot {
   static PW_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
   // Vectors that follow one another in memory, `last` lanes of the last; `streamed`: past the caches where whole.
   template <int NV>
-  static PW_INLINE void store_row(T* p, const Vec<T>* v, int last, bool streamed) {
+  static PW_INLINE void store_row(S* p, const Vec<T>* v, int last, bool streamed) {
     constexpr int L = Vec<T>::size;
 #pragma GCC unroll 4
     for (int n = 0; n < NV; ++n, p += L) {

@@ -71,24 +71,6 @@ PW_INLINE void store(T* p, Vec<acc_t<T>> v, int n) {
   for (int i = 0; i < n; ++i) p[i] = narrow<T>(lanes[i]);
 }
 
-// A whole vector past the caches, to an address that is a multiple of its bytes.
-template <class T>
-PW_INLINE void stream(T* p, Vec<T> v) {
-#if PW_BYTES == 64
-  _mm512_stream_si512((__m512i*)p, (__m512i)v.v);
-#elif defined(__x86_64__) && PW_BYTES == 32
-  _mm256_stream_si256((__m256i*)p, (__m256i)v.v);
-#else
-  store(p, v, v.size);
-#endif
-}
-// Makes streamed stores visible to others before what follows.
-PW_INLINE void end_stream() {
-#if defined(__x86_64__)
-  __builtin_ia32_sfence();
-#endif
-}
-
 #if PW_BYTES == 64
 PW_INLINE __mmask16 lanes16(int n) { return __mmask16((1u << n) - 1); }
 PW_INLINE __mmask8 lanes8(int n) { return __mmask8((1u << n) - 1); }
@@ -117,19 +99,24 @@ template <>
 PW_INLINE void store(double* p, Vec<double> v, int n) {
   _mm512_mask_storeu_pd(p, lanes8(n), (__m512d)v.v);
 }
-template <>
-PW_INLINE void store(f16* p, Vec<float> v, int n) {
-  _mm256_mask_storeu_epi16(p, lanes16(n), _mm512_cvtps_ph((__m512)v.v, _MM_FROUND_TO_NEAREST_INT));
-}
-// Round to nearest even in integer arithmetic, as narrow<bf16> does: vcvtneps2bf16 would flush subnormals.
-template <>
-PW_INLINE void store(bf16* p, Vec<float> v, int n) {
+// Lanes in 16 bits. bf16 is rounded to nearest even in integer arithmetic, as narrow<bf16> does: vcvtneps2bf16 would
+// flush subnormals.
+PW_INLINE __m256i narrowed(const f16*, Vec<float> v) { return _mm512_cvtps_ph((__m512)v.v, _MM_FROUND_TO_NEAREST_INT); }
+PW_INLINE __m256i narrowed(const bf16*, Vec<float> v) {
   const __m512i u = _mm512_castps_si512((__m512)v.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
   __m512i r = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v.v, (__m512)v.v, _CMP_UNORD_Q);
   r = _mm512_mask_mov_epi32(r, nan, _mm512_set1_epi32(0x7fc0));
-  _mm256_mask_storeu_epi16(p, lanes16(n), _mm512_cvtepi32_epi16(r));
+  return _mm512_cvtepi32_epi16(r);
+}
+template <>
+PW_INLINE void store(f16* p, Vec<float> v, int n) {
+  _mm256_mask_storeu_epi16(p, lanes16(n), narrowed(p, v));
+}
+template <>
+PW_INLINE void store(bf16* p, Vec<float> v, int n) {
+  _mm256_mask_storeu_epi16(p, lanes16(n), narrowed(p, v));
 }
 #elif PW_BYTES == 32
 PW_INLINE __m256i lanes8(int n) {
@@ -143,19 +130,71 @@ template <>
 PW_INLINE void store(float* p, Vec<float> v, int n) {
   n == 8 ? _mm256_storeu_ps(p, (__m256)v.v) : _mm256_maskstore_ps(p, lanes8(n), (__m256)v.v);
 }
+// n times 16 bits, and back; memory beyond them is not touched.
+PW_INLINE __m128i load16(const void* p, int n) {
+  if (n == 8) return _mm_loadu_si128((const __m128i*)p);
+  alignas(16) int16_t lanes[8] = {};
+  memcpy(lanes, p, n * sizeof(int16_t));
+  return _mm_load_si128((const __m128i*)lanes);
+}
+PW_INLINE void store16(void* p, __m128i v, int n) {
+  if (n == 8) return _mm_storeu_si128((__m128i*)p, v);
+  alignas(16) int16_t lanes[8];
+  _mm_store_si128((__m128i*)lanes, v);
+  memcpy(p, lanes, n * sizeof(int16_t));
+}
 template <>
 PW_INLINE Vec<float> load(const f16* p, int n) {
-  alignas(16) f16 lanes[8] = {};
-  memcpy(lanes, p, n * sizeof(f16));
-  return Vec<float>((Vec<float>::Raw)_mm256_cvtph_ps(_mm_load_si128((const __m128i*)lanes)));
+  return Vec<float>((Vec<float>::Raw)_mm256_cvtph_ps(load16(p, n)));
+}
+template <>
+PW_INLINE Vec<float> load(const bf16* p, int n) {
+  const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(load16(p, n)), 16);
+  return Vec<float>((Vec<float>::Raw)_mm256_castsi256_ps(wide));
+}
+PW_INLINE __m128i narrowed(const f16*, Vec<float> v) { return _mm256_cvtps_ph((__m256)v.v, _MM_FROUND_TO_NEAREST_INT); }
+// As in AVX-512 above.
+PW_INLINE __m128i narrowed(const bf16*, Vec<float> v) {
+  const __m256i u = _mm256_castps_si256((__m256)v.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps((__m256)v.v, (__m256)v.v, _CMP_UNORD_Q));
+  r = _mm256_blendv_epi8(r, _mm256_set1_epi32(0x7fc0), nan);
+  return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
 }
 template <>
 PW_INLINE void store(f16* p, Vec<float> v, int n) {
-  alignas(16) f16 lanes[8];
-  _mm_store_si128((__m128i*)lanes, _mm256_cvtps_ph((__m256)v.v, _MM_FROUND_TO_NEAREST_INT));
-  memcpy(p, lanes, n * sizeof(f16));
+  store16(p, narrowed(p, v), n);
+}
+template <>
+PW_INLINE void store(bf16* p, Vec<float> v, int n) {
+  store16(p, narrowed(p, v), n);
 }
 #endif
+
+// A whole vector past the caches, to an address that is a multiple of its bytes.
+template <class T>
+PW_INLINE void stream(T* p, Vec<acc_t<T>> v) {
+#if PW_BYTES == 64
+  if constexpr (sizeof(T) == 2)
+    _mm256_stream_si256((__m256i*)p, narrowed(p, v));
+  else
+    _mm512_stream_si512((__m512i*)p, (__m512i)v.v);
+#elif defined(__x86_64__) && PW_BYTES == 32
+  if constexpr (sizeof(T) == 2)
+    _mm_stream_si128((__m128i*)p, narrowed(p, v));
+  else
+    _mm256_stream_si256((__m256i*)p, (__m256i)v.v);
+#else
+  store(p, v, v.size);
+#endif
+}
+// Makes streamed stores visible to others before what follows.
+PW_INLINE void end_stream() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
 
 // n lanes that lie `step` elements apart.
 template <class T>
