@@ -177,7 +177,10 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
 
   // Panels stay within an image where its rows are long enough to be read in place; 3/4 of a tile is the break-even.
   const int64_t inner = g.n.size[kRank - 1];
-  p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 ? inner : p.n;
+  const int64_t idle = ceil_div(inner, tiling.lanes) * tiling.lanes - inner;
+  // What is packed anyway may span images, at a cost for C, which long sums hide: 49 pixels would leave a quarter idle.
+  const bool spans = tiling.pack == 0 && k >= kFewChannels && idle * 7 > inner;
+  p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 && !spans ? inner : p.n;
   p.dots = p.run % tiling.lanes <= kMostDots && can_dot(g, tiling.pack) ? int(p.run % tiling.lanes) : 0;
   // C with consecutive rows is stored in squares of `lanes` rows, which tiles of 4 or 8 rows make up without remainder.
   p.upright = g.pixels != Pixels::on_k && g.m.count() == g.m.size[kRank - 1] && g.c.row.step[kRank - 1] == 1 &&
