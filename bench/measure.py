@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import os
-import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -102,9 +102,17 @@ class OtherLoad:
         return max(0.0, self.taken / self.available) if self.available else 0.0
 
 
+def in_turn(names: list[str], turn: int) -> list[str]:
+    """The order of a round: of as many rounds as there are names, hardly anyone follows the same one in two."""
+    prime = next(p for p in count(max(2, len(names))) if all(p % divisor for divisor in range(2, p)))
+    step = turn % (prime - 1) + 1
+    places = ((turn + k * step) % prime for k in range(prime))
+    return [names[place] for place in places if place < len(names)]
+
+
 def interleave(samples: dict[str, Sample], effort: Effort) -> dict[str, Timing]:
-    """One sample of every contestant per round, each round in another order: who always followed OpenVINO found the
-    scheduler with both of OpenMP's threads on one core, and took up to a hundred times as long."""
+    """One sample of every contestant per round, each round in another order: who always followed another runtime found
+    the scheduler with both of OpenMP's threads on one core, and took up to a hundred times as long."""
     names = list(samples)
     taken: dict[str, list[float]] = {name: [] for name in names}
     begin = time.perf_counter()
@@ -112,8 +120,7 @@ def interleave(samples: dict[str, Sample], effort: Effort) -> dict[str, Timing]:
         for turn in range(effort.rounds):
             if turn >= 3 and time.perf_counter() - begin > effort.limit_s:
                 break
-            random.Random(turn).shuffle(names)
-            for name in names:
+            for name in in_turn(names, turn):
                 taken[name].append(samples[name]())
     return {name: Timing.of(values) for name, values in taken.items()}
 

@@ -107,20 +107,20 @@ struct Finish {
 
   // The same where rows are consecutive elements: at most L rows, in squares that are transposed.
   void run_upright(int begin, int end) const {
-    with_activation(activation, [&](auto of) {
-      for (int c = begin; c < end; c += L) {
-        V square[L];
+    for (int c = begin; c < end; c += L) {
+      V square[L];
 #pragma GCC unroll 16
-        for (int r = 0; r < L; ++r) square[r] = r < rows ? load(sums + r * ld + c, L) : V(0);
-        transpose(square);
+      for (int r = 0; r < L; ++r) square[r] = r < rows ? load(sums + r * ld + c, L) : V(0);
+      transpose(square);
+      with_activation(activation, [&](auto of) {
         for (int i = 0; i < std::min(L, end - c); ++i) {
           V v = square[i];
           if (residual.data) v = v + load(residual.at_column(c + i), rows);
           if (z.data) round_store<D>(z.at_column(c + i), v, rows);
           round_store<D>(y.at_column(c + i), of(v), rows);
         }
-      }
-    });
+      });
+    }
   }
 };
 
