@@ -35,6 +35,7 @@ __attribute__((always_inline)) inline void pw_tell(void (*tell)(void*, unsigned 
 #define _mm256_mask_storeu_epi16(p, m, ...) (pw_tell(PW_WRITE, p, m, 2), _mm256_mask_storeu_epi16(p, m, __VA_ARGS__))
 #define _mm512_stream_si512(p, ...) (pw_tell(PW_WRITE, p, 1, 64), _mm512_stream_si512(p, __VA_ARGS__))
 #define _mm256_stream_si256(p, ...) (pw_tell(PW_WRITE, p, 1, 32), _mm256_stream_si256(p, __VA_ARGS__))
+#define _mm_stream_si128(p, ...) (pw_tell(PW_WRITE, p, 1, 16), _mm_stream_si128(p, __VA_ARGS__))
 #define PW_LANES(m) _mm256_movemask_ps(_mm256_castsi256_ps(m))
 #define _mm256_maskload_ps(p, m) (pw_tell(PW_READ, p, PW_LANES(m), 4), _mm256_maskload_ps(p, m))
 #define _mm256_maskstore_ps(p, m, ...) (pw_tell(PW_WRITE, p, PW_LANES(m), 4), _mm256_maskstore_ps(p, m, __VA_ARGS__))
