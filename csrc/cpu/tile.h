@@ -18,8 +18,7 @@ struct Strip {
   int64_t a_step;
   const Elem* b;
   int64_t b_step;
-  int64_t
-      b_ahead;  // how far beyond b to fetch, in place, where no prefetcher follows rows that lie far apart; 0: packed
+  int64_t b_ahead;  // elements beyond b to fetch, where prefetchers do not follow its rows; 0: packed, or near
   int64_t k;
 };
 
