@@ -80,11 +80,11 @@ class Operands:
 
 def make_operands(problem: Problem, sets: int = 1, seed: int = 0) -> Operands:
     layer, train = problem.layer, problem.mode != "forward"
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(problem.device).manual_seed(seed)
     memory_format = torch.channels_last if problem.layout == "nhwc" else torch.contiguous_format
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(shape, generator=generator) * scale).to(problem.device, DTYPES[problem.dtype])
+        return (torch.randn(shape, generator=generator, device=problem.device) * scale).to(DTYPES[problem.dtype])
 
     def image(channels: int, size: int) -> Tensor:
         return random(layer.batch, channels, size, size).contiguous(memory_format=memory_format)

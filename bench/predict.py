@@ -52,7 +52,8 @@ def launches(layer: Layer, dtype: str, layout: str, backward: bool) -> list[Laun
     inputs = [image(channels, layer.size) for channels in layer.channels]
     weight = torch.empty(layer.out_channels, layer.in_channels, 1, 1, dtype=DTYPES[dtype])
     residual = image(layer.out_channels, layer.out_size) if layer.residual else None
-    options = ([layer.stride], [0], 1, "relu", 0.0, 0.0, False, backward)
+    gradients = [backward] * (len(inputs) + 2) if backward else []
+    options = ([layer.stride], [0], 1, "relu", 0.0, 0.0, False, gradients)
     rows = _C.predict_cuda(inputs, weight, weight[:, 0, 0, 0], residual, *options)
     what = f"{'backward' if backward else 'forward'} {dtype} {layout}"
     return [

@@ -51,7 +51,7 @@ std::vector<Gemm> on_cuda(const Gemm* gemms, int64_t count) {
 void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
   const std::vector<Gemm> products = on_cuda(gemms, count);
   const Gemm& g = products[0];
-  const GemmPlan p = plan_gemm(products.data(), count);
+  const GemmPlan p = plan_gemm(products.data(), count, forced_tuning);
   const Traffic moved = traffic(g, p);
   const std::string gate = g.gate.mask.words   ? " of dY by bits"
                            : g.gate.saved.data ? " of dY"
@@ -97,13 +97,13 @@ bool predicted_gates(const std::vector<Products>& products, const ActivationGrad
     gemms.push_back(on_cuda(p.gemms, p.count));
     computed.push_back({gemms.back().data(), p.count});
   }
-  return gates(computed, pass);
+  return gates(computed, pass, forced_tuning);
 }
 
 bool predicted_one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor&) {
-  if (!one_pass(products, pass)) return false;
+  if (!one_pass(products, pass, forced_tuning)) return false;
   const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
-  const BackwardPlan p = plan_backward(dx, dw);
+  const BackwardPlan p = plan_backward(dx, dw, forced_tuning);
   const double partials = 2 * double(workspace_bytes(p, dw)), sum = Model::kLaunch + partials / Model::kCache;
   predictions.push_back({"backward_mma " + std::to_string(p.out) + "x" + std::to_string(p.in) +
                              (dw.row_sums ? " with db, " : ", ") + std::to_string(p.splits) + " shares of K",
@@ -122,19 +122,21 @@ std::vector<std::string> explain_conv(PW_CONV_ARGS) {
   return std::move(lines);
 }
 
-std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, bool backward) {
+std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, const std::vector<bool>& gradients) {
   const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad, nullptr, /*masks=*/true};
   const Backend recorder{"predict",       predicted_gemm, predicted_grad,
                          predicted_gates, /*masks=*/true, predicted_one_pass};
   predictions.clear(), allow_tf32 = tf32;
-  if (backward) {
+  if (gradients.empty()) {
+    device_conv(recorder, PW_CONV_PASS);
+  } else {
+    TORCH_CHECK(gradients.size() == inputs.size() + 2, "gradients: got ", gradients.size(), ", expected ",
+                inputs.size() + 2, ", of each input, weight and bias");
     const auto [y, saved] = device_conv_saved(silent, PW_CONV_PASS);
     c10::List<bool> needed;
-    for (size_t i = 0; i <= inputs.size(); ++i) needed.push_back(true);
-    needed.push_back(bias.has_value()), needed.push_back(false);
+    for (const bool wanted : gradients) needed.push_back(wanted);
+    needed.push_back(false);
     device_conv_backward(recorder, y, inputs, weight, saved, stride, padding, groups, activation, alpha, beta, needed);
-  } else {
-    device_conv(recorder, PW_CONV_PASS);
   }
   return std::move(predictions);
 }

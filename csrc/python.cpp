@@ -115,14 +115,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       [](const std::vector<at::Tensor>& inputs, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
          const std::optional<at::Tensor>& residual, const std::vector<int64_t>& stride,
          const std::vector<int64_t>& padding, int64_t groups, const std::string& activation, double alpha, double beta,
-         bool tf32, bool backward) {
+         bool tf32, const std::vector<bool>& gradients) {
         std::vector<std::tuple<std::string, int64_t, int64_t, int64_t, int64_t, double, double, double>> rows;
-        for (const pw::Prediction& p : pw::predict_cuda(PW_CONV_PASS, tf32, backward))
+        for (const pw::Prediction& p : pw::predict_cuda(PW_CONV_PASS, tf32, gradients))
           rows.emplace_back(p.kernel, p.m, p.n, p.k, p.blocks, p.memory, p.cache, p.microseconds);
         return rows;
       },
-      "The launches that the CUDA plans make of a call, or of its backward pass, on tensors of any device, as (kernel, "
-      "M, N, K, blocks, bytes of device memory, bytes read by tiles, microseconds predicted for an H200).");
+      "The launches that the CUDA plans make of a call or, where gradients (of each input, weight and bias) are wanted, "
+      "of its backward pass, on tensors of any device, as (kernel, M, N, K, blocks, bytes of device memory, bytes read by tiles, microseconds predicted for an H200).");
   m.def(
       "force_cpu_plan",
       [](int turned, int packed, int streamed, int dots, int at_once, int split, int chunked, int widened) {

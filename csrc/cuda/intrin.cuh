@@ -3,7 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <map>
+#include <set>
 #include <type_traits>
 #include <utility>
 
@@ -110,15 +110,17 @@ PW_DEVICE uint32_t round_tf32(float v) {
   return bits;
 }
 
-// More than 48 KiB have to be asked for, once for each kernel and device and the most it is launched with.
-inline cudaError_t ask_for_shared_memory(const void* kernel, size_t bytes) {
-  static thread_local std::map<std::pair<const void*, int>, size_t> granted;
-  int device = 0;
+// More than 48 KiB have to be asked for, once for each kernel and device: all that a block may have, for what one thread
+// asks for holds for all others too.
+inline cudaError_t ask_for_shared_memory(const void* kernel) {
+  static thread_local std::set<std::pair<const void*, int>> granted;
+  int device = 0, most = 0;
   if (const cudaError_t error = cudaGetDevice(&device)) return error;
-  size_t& had = granted[{kernel, device}];
-  if (had >= bytes) return cudaSuccess;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
-  if (error == cudaSuccess) had = bytes;
+  if (!granted.insert({kernel, device}).second) return cudaSuccess;
+  cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  if (error != cudaSuccess) granted.erase({kernel, device});
   return error;
 }
 
@@ -127,7 +129,7 @@ template <class... Parameters>
 const char* launch_kernel(void (*kernel)(Parameters...), size_t shared_bytes, int64_t blocks, int threads,
                           Stream stream, const Parameters&... parameters) {
   cudaError_t error = cudaSuccess;
-  if (shared_bytes > 48 << 10) error = ask_for_shared_memory(reinterpret_cast<const void*>(kernel), shared_bytes);
+  if (shared_bytes > 48 << 10) error = ask_for_shared_memory(reinterpret_cast<const void*>(kernel));
   if (error == cudaSuccess) {
     kernel<<<unsigned(blocks), unsigned(threads), shared_bytes, static_cast<cudaStream_t>(stream)>>>(parameters...);
     error = cudaGetLastError();
