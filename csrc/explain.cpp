@@ -72,7 +72,7 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
                    0,
                    0,
                    0,
-                   divide_up(count * g.m.count() * reduce_columns(g), 256),
+                   divide_up(count * g.m.count() * reduce_threads(g, partial_columns(g)), 256),
                    0,
                    moved.partials,
                    Model::kLaunch + moved.partials / Model::kCache};

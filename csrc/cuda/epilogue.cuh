@@ -8,7 +8,7 @@
 namespace pw {
 
 // Where one element of C lies, and of what is combined with it.
-struct Place {
+struct OutputPlace {
   int64_t c, z, residual;
 };
 
@@ -33,13 +33,6 @@ struct Operands {
 template <class V>
 PW_CALLED V activate_called(const Activation& a, V v) {
   return activate(a, v);
-}
-
-template <int N>
-PW_DEVICE void activate_all(const Activation& a, float (&v)[N]) {
-  if (a.kind == Act::none) return;
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = a.kind == Act::relu ? select(v[i] < 0, 0.0f, v[i]) : activate_called(a, v[i]);
 }
 
 // N elements that lie together at an aligned address; at the end of a row only the first `count` are there.
@@ -67,6 +60,37 @@ struct alignas(N * sizeof(T)) Run {
   }
 };
 
+template <class T, int N>
+PW_DEVICE void narrow_run(const Run<float, N>& v, Run<T, N>& run) {
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    uint32_t pairs[N / 2];
+#pragma unroll
+    for (int i = 0; i < N; i += 2) pairs[i / 2] = narrow_pair<T>(v.v[i], v.v[i + 1]);
+    memcpy(run.v, pairs, sizeof(pairs));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) run.v[i] = narrow<T>(v.v[i]);
+  }
+}
+
+template <int N>
+PW_CALLED Run<float, N> activate_run(const Activation& a, Run<float, N> run) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) run.v[i] = activate(a, run.v[i]);
+  return run;
+}
+
+template <int N>
+PW_DEVICE void activate_all(const Activation& a, Run<float, N>& run) {
+  if (a.kind == Act::none) return;
+  if (a.kind != Act::relu) {
+    run = activate_run(a, run);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) run.v[i] = select(run.v[i] < 0, 0.0f, run.v[i]);
+}
+
 // Bits of COUNT neighbouring lanes as one word.
 template <int COUNT>
 PW_DEVICE uint32_t join_lanes(uint32_t bits) {
@@ -77,16 +101,15 @@ PW_DEVICE uint32_t join_lanes(uint32_t bits) {
 
 // Finishes N neighbouring elements, of which the first `count` lie in C; returns their bits of the mask.
 template <class T, int N>
-PW_DEVICE uint32_t finish_run(const Gemm& g, const Operands<T>& to, float (&v)[N], int count, const Place& at) {
+PW_DEVICE uint32_t finish_run(const Gemm& g, const Operands<T>& to, Run<float, N> v, int count, const OutputPlace& at) {
   Run<T, N> run{};
   if (to.residual) {
     run.load(to.residual + at.residual, count);
 #pragma unroll
-    for (int i = 0; i < N; ++i) v[i] += widen(run.v[i]);
+    for (int i = 0; i < N; ++i) v.v[i] += widen(run.v[i]);
   }
   const auto store = [&](T* data) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) run.v[i] = narrow<T>(v[i]);
+    narrow_run(v, run);
     run.store(data, count);
   };
   if (to.z) store(to.z + at.z);
@@ -101,7 +124,7 @@ PW_DEVICE uint32_t finish_run(const Gemm& g, const Operands<T>& to, float (&v)[N
 }
 
 template <class T>
-PW_DEVICE T finish(const Gemm& g, const Operands<T>& to, acc_t<T> sum, int64_t bias, const Place& at) {
+PW_DEVICE T finish(const Gemm& g, const Operands<T>& to, acc_t<T> sum, int64_t bias, const OutputPlace& at) {
   if (to.bias) sum += widen(to.bias[bias * g.bias_step]);
   if (to.residual) sum += widen(to.residual[at.residual]);
   if (to.z) to.z[at.z] = narrow<T>(sum);

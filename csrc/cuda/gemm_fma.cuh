@@ -160,9 +160,9 @@ struct GemmFma {
       fill_offsets<TILE, kGemmThreads>(out.residual_m, g.m, g.residual.row, shared.work.m0);
       fill_offsets<TILE, kGemmThreads>(out.residual_n, g.n, g.residual.col, shared.work.n0);
     }
-    const int64_t m_count = g.m.count(), n_count = g.n.count();
+    const int64_t m_count = g.m.count(), n_count = g.n.count(), columns = partial_columns(g);
     const int64_t share = shared.work.group * launch.plan.splits + shared.work.split;
-    Acc* partials = partial ? static_cast<Acc*>(launch.workspace) + share * m_count * n_count : nullptr;
+    Acc* partials = partial ? static_cast<Acc*>(launch.workspace) + share * m_count * columns : nullptr;
     const bool along_n = partial || contiguous(g.c.col) || !contiguous(g.c.row);
 #pragma unroll 1
     for (int part = 0; part < kParts; ++part) {
@@ -180,7 +180,7 @@ struct GemmFma {
         const int64_t m = shared.work.m0 + y, n = shared.work.n0 + x;
         if (m >= m_count || n >= n_count) continue;
         if (partials)
-          partials[m * n_count + n] = out.sum[row][x];
+          partials[m * columns + n] = out.sum[row][x];
         else
           finish(g, to, out.sum[row][x], g.bias_on_m ? m : n,
                  {out.c_m[y] + out.c_n[x], to.z ? out.z_m[y] + out.z_n[x] : 0,
@@ -198,7 +198,8 @@ gemm_fma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};
   for (int64_t work = block_index(); work < launch.plan.work(); work += grid_size()) {
     typename Kernel::Acc sum[Kernel::kPerThread][Kernel::kPerThread] = {};
-    select_work(g, launch.plan, work, true, kernel.shared.work);
+    if (thread_index() == 0) kernel.shared.work = find_work(g, launch.plan, work);
+    sync_threads();  // the work is known
     kernel.accumulate(sum);
     kernel.write(sum);
   }

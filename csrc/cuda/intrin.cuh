@@ -29,6 +29,7 @@ PW_DEVICE int thread_index() { return int(threadIdx.x); }
 PW_DEVICE int64_t block_index() { return blockIdx.x; }
 PW_DEVICE int64_t grid_size() { return gridDim.x; }
 PW_DEVICE void sync_threads() { __syncthreads(); }
+PW_DEVICE void sync_warp() { __syncwarp(); }  // its lanes see what the others have written
 
 // The block's shared memory, of which a kernel has one object.
 template <class T>
@@ -39,6 +40,17 @@ PW_DEVICE T& shared_memory() {
 
 // What `value` is in lane (lane ^ other); all lanes of the warp take part.
 PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other) { return __shfl_xor_sync(0xffffffff, value, other); }
+
+// Two floats as 16-bit ones, rounded as narrow() does, the first one in the lower half.
+template <class T>
+PW_DEVICE uint32_t narrow_pair(float low, float high) {
+  uint32_t pair;
+  if constexpr (std::is_same<T, bf16>::value)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
 
 // Starts to copy the first `bytes` of BYTES to shared memory, with zeros after them. 16 bytes at a time they pass by
 // the first-level cache.
@@ -51,6 +63,12 @@ PW_DEVICE void copy_async(void* shared, const void* global, int bytes) {
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(global), "n"(BYTES), "r"(bytes)
                  : "memory");
+}
+
+// All of 16 bytes.
+PW_DEVICE void copy_async_whole(void* shared, const void* global) {
+  const auto to = uint32_t(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
 }
 
 // Closes a group of copies; a wait returns when all but the latest PENDING groups of this thread have arrived.
@@ -154,6 +172,7 @@ PW_DEVICE int thread_index() { return emulate::Grid::current().thread(); }
 PW_DEVICE int64_t block_index() { return emulate::Grid::current().block(); }
 PW_DEVICE int64_t grid_size() { return emulate::Grid::current().blocks(); }
 PW_DEVICE void sync_threads(int line = __builtin_LINE()) { emulate::Grid::current().barrier(line); }
+PW_DEVICE void sync_warp(int line = __builtin_LINE()) { emulate::Grid::current().exchange(&line, sizeof(line), line); }
 
 template <class T>
 PW_DEVICE T& shared_memory() {
@@ -167,10 +186,18 @@ PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other, int line = __builtin_L
   return theirs;
 }
 
+template <class T>
+PW_DEVICE uint32_t narrow_pair(float low, float high) {
+  return narrow<T>(low).bits | uint32_t(narrow<T>(high).bits) << 16;
+}
+
 template <int BYTES>
 PW_DEVICE void copy_async(void* shared, const void* global, int bytes) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "sizes that cp.async has");
   emulate::Grid::current().copies().add(shared, global, BYTES, bytes);
+}
+PW_DEVICE void copy_async_whole(void* shared, const void* global) {
+  emulate::Grid::current().copies().add(shared, global, 16, 16);
 }
 PW_DEVICE void copy_async_commit() { emulate::Grid::current().copies().commit(); }
 template <int PENDING>

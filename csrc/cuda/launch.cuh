@@ -9,13 +9,14 @@
 
 namespace pw {
 
-// C = epilogue(sum of partials) for `groups` products
+// C = epilogue(sum of partials, rows of `columns`) for `groups` products
 template <class T>
-const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t groups, int64_t splits,
-                          Stream stream, const Tuning& tuning) {
-  const int64_t blocks = divide_up(groups * g.m.count() * reduce_columns(g), kReduceThreads);
-  return launch_kernel(reduce<T>, 0, std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps, partials,
-                       groups, splits);
+const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t columns,
+                          int64_t groups, int64_t splits, Stream stream, const Tuning& tuning) {
+  const int64_t blocks = divide_up(groups * g.m.count() * reduce_threads(g, columns), reduce_width(splits));
+  return launch_kernel(reduce<T>, kReduceThreads * sizeof(acc_t<T>),
+                       std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps, partials,
+                       columns, groups, splits);
 }
 
 template <class T>
@@ -35,7 +36,7 @@ template <class T, bool STRICT>
 const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    return launch_kernel(gemm_mma<Traits>, GemmMma<Traits>::shared_bytes(g, launch.plan),
+    return launch_kernel(gemm_mma<Traits>, MmaShared<Traits>::bytes(g, launch.plan),
                          std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
   };
   const auto with_tile = [&](auto a_along_k, auto b_along_k) {
@@ -65,7 +66,7 @@ template <class T>
 const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream,
                            const Tuning& tuning) {
   const Gemm& g = *gemms;
-  GemmLaunch launch{plan, {}, workspace};
+  GemmLaunch launch{limited(plan, g, tuning.max_blocks), {}, workspace};
   if (!equally_spaced(gemms, plan.groups, launch.groups))
     return "the products of one launch do not lie at equal distances";
   if (plan.work() == 0) return nullptr;
@@ -79,7 +80,7 @@ const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* worksp
   else
     error = g.tf32 ? launch_mma<T, false>(g, launch, stream, tuning) : launch_mma<T, true>(g, launch, stream, tuning);
   if (error || plan.splits == 1) return error;
-  return launch_reduce<T>(g, launch.groups, workspace, plan.groups, plan.splits, stream, tuning);
+  return launch_reduce<T>(g, launch.groups, workspace, partial_columns(g), plan.groups, plan.splits, stream, tuning);
 }
 
 template <class T>
@@ -100,7 +101,7 @@ const char* launch_backward_as(const Gemm& dx, const Gemm& dw, const BackwardPla
                              : run(along_pixels, k128, k128);
   };
   const char* error = plan.access.a.along_k ? with_room(std::true_type()) : with_room(std::false_type());
-  return error ? error : launch_reduce<T>(dw, {}, workspace, 1, plan.splits, stream, tuning);
+  return error ? error : launch_reduce<T>(dw, {}, workspace, partial_columns(dw), 1, plan.splits, stream, tuning);
 }
 
 template <class T>
@@ -115,7 +116,7 @@ const char* launch_activation_grad_as(const ActivationGrad& a, void* workspace, 
   db.m.size[kRank - 1] = a.channels;
   db.c.data = a.db;
   db.c.row.step[kRank - 1] = 1;
-  return launch_reduce<T>(db, {}, partials, 1, p.chunks, stream, tuning);
+  return launch_reduce<T>(db, {}, partials, 1, 1, p.chunks, stream, tuning);
 }
 
 }  // namespace pw

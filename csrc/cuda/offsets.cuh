@@ -11,8 +11,7 @@ namespace pw {
 constexpr int64_t kOutside = INT64_MIN;  // beyond the end of the axis
 
 // a / b, 0 <= a, 1 <= b. A 64-bit division takes 25 registers of those that sums need: beyond 2^32 bit by bit instead.
-PW_DEVICE int64_t divide(int64_t a, int64_t b) {
-  if (uint64_t(a | b) >> 32 == 0) return int64_t(uint32_t(a) / uint32_t(b));
+PW_CALLED int64_t divide_bits(int64_t a, int64_t b) {
   int64_t quotient = 0, rest = 0;
 #pragma unroll 1
   for (int bit = 62; bit >= 0; --bit) {
@@ -20,6 +19,9 @@ PW_DEVICE int64_t divide(int64_t a, int64_t b) {
     if (rest >= b) rest -= b, quotient |= int64_t(1) << bit;
   }
   return quotient;
+}
+PW_DEVICE int64_t divide(int64_t a, int64_t b) {
+  return uint64_t(a | b) >> 32 ? divide_bits(a, b) : int64_t(uint32_t(a) / uint32_t(b));
 }
 
 // offset() without divisions where dimensions are not nested, and with the one above where they are.

@@ -53,10 +53,15 @@ constexpr int kBackwardBlocks = 1;                   // of a multiprocessor: 128
 constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-// Partial sums have a column for row sums.
-PW_HD int64_t partial_columns(const Gemm& g) { return g.n.count() + (g.row_sums != nullptr); }
+// Partial sums have a column for row sums, and an even number of them, for pairs to be aligned.
+PW_HD int64_t partial_columns(const Gemm& g) { return (g.n.count() + (g.row_sums != nullptr) + 1) / 2 * 2; }
 // Threads that add up a row of shares: whole warps where they make words of a mask.
-PW_HD int64_t reduce_columns(const Gemm& g) { return g.mask.words ? (g.n.count() + 31) / 32 * 32 : partial_columns(g); }
+PW_HD int64_t reduce_threads(const Gemm& g, int64_t columns) {
+  return g.mask.words ? (g.n.count() + 31) / 32 * 32 : columns;
+}
+
+// Whether an axis has but its innermost dimension.
+inline bool is_flat(const Axis& axis) { return axis.count() == axis.size[kRank - 1]; }
 
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
@@ -68,7 +73,8 @@ struct GemmPlan {
   int64_t tiles_m = 0, tiles_n = 0, groups = 0;
   int64_t splits = 1, steps = 0, steps_per_split = 0;
   int64_t weight_blocks = 0;  // that keep W in shared memory as they go on to other pixels; 0: none does
-  double microseconds = 0;    // predicted
+  bool flat_m = false, flat_n = false, flat_k = false;  // axes of one dimension
+  double microseconds = 0;                              // predicted
   Access access;
   PW_HD bool weight_stays() const { return weight_blocks > 0; }
   PW_HD int64_t work() const { return tiles_m * tiles_n * groups * splits; }
@@ -103,14 +109,14 @@ inline double saved_bytes(const Gate& gate, DType dtype) {
 inline int64_t shared_bytes(const Gemm& g, const Tile& tile, int64_t weight_steps = 0) {
   const int64_t row = kStepBytes + 16, gate = g.gate.saved.data ? std::max(tile.m, tile.n) : 0;
   const int64_t weight = weight_steps * row * (g.pixels == Pixels::on_m ? tile.n : tile.m);
-  return (3 * row + 16) * (tile.m + tile.n + gate) + weight + (3 << 10);
+  const int64_t warps = tile.blocks > 2 ? 4 : 8, output = warps * 16 * (32 + 8) * 4;
+  return (3 * row + 16) * (tile.m + tile.n + gate) + weight + output + (4 << 10);
 }
 
 // Blocks that a multiprocessor holds. 0: not one with so much of W.
 inline int blocks_held(const Gemm& g, const Tile& tile, int64_t weight_steps = 0) {
-  const int64_t fit = kSharedBytes / shared_bytes(g, tile, weight_steps);
-  if (weight_steps) return int(std::min<int64_t>(tile.blocks, fit));
-  return g.gate.saved.data ? int(std::clamp<int64_t>(fit, 1, tile.blocks)) : tile.blocks;
+  const int64_t fit = kSharedBytes / (shared_bytes(g, tile, weight_steps) + (1 << 10));  // and 1 KB of the system's
+  return int(std::min<int64_t>(tile.blocks, fit));
 }
 
 // The same sums on a GPU whose blocks may have less shared memory than an H200's: W is copied for each tile.
@@ -119,10 +125,18 @@ inline GemmPlan fitted(GemmPlan p, const Gemm& g, int64_t block_bytes) {
   return p;
 }
 
+// The same sums by at most so many blocks: W stays where their number is a multiple of its tiles'.
+inline GemmPlan limited(GemmPlan p, const Gemm& g, int64_t max_blocks) {
+  const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
+  if (p.weight_stays()) p.weight_blocks = std::min(p.weight_blocks, max_blocks) / tiles * tiles;
+  return p;
+}
+
 // Blocks that share out the pixels, as many for each tile of channels, with W in the shared memory of each. 0: W does
-// not fit, there is none, or each block would have one tile.
+// not fit, there are several or none, or each block would have one tile.
 inline int64_t weight_blocks(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
-  if (p.kernel != Kernel::mma || g.pixels == Pixels::on_k || p.splits > 1 || !p.steps || !tuning.stays) return 0;
+  if (p.kernel != Kernel::mma || g.pixels == Pixels::on_k || p.splits > 1 || p.groups > 1 || !p.steps || !tuning.stays)
+    return 0;
   const int64_t held = blocks_held(g, tile, p.steps) * tuning.multiprocessors;
   const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
   const int64_t blocks = tiles ? held / tiles * tiles : 0;
@@ -210,6 +224,8 @@ inline std::vector<GemmPlan> gemm_plans(const Gemm* gemms, int64_t count, const 
   base.tile_k = base.kernel == Kernel::fma ? kTileK : int(kStepBytes / element_bytes(g.dtype));
   for (int s = 0; s < g.segments; ++s) base.steps += divide_up(g.segment[s].k.count(), base.tile_k);
   base.access = access_of(gemms, count);
+  base.flat_m = is_flat(g.m), base.flat_n = is_flat(g.n), base.flat_k = true;
+  for (int s = 0; s < g.segments; ++s) base.flat_k = base.flat_k && is_flat(g.segment[s].k);
   std::vector<GemmPlan> plans;
   for (const Tile& tile : candidate_tiles(base.kernel, g))
     plans.push_back(plan_tile(g, base, int(plans.size()), tile, tuning));

@@ -282,7 +282,7 @@ bool check_shared_bytes() {
         GemmPlan p;
         p.steps = steps, p.weight_blocks = steps > 0, g->pixels = pixels;
         const int64_t counted = shared_bytes(*g, {Traits::kTileM, Traits::kTileN, 0}, steps);
-        if (int64_t(GemmMma<Traits>::shared_bytes(*g, p)) > counted) return false;
+        if (int64_t(MmaShared<Traits>::bytes(*g, p)) > counted) return false;
       }
   return true;
 }
