@@ -3,6 +3,7 @@
 #include "activation_grad.cuh"
 #include "backward_mma.cuh"
 #include "gemm_fma.cuh"
+#include "gemm_lean.cuh"
 #include "gemm_mma.cuh"
 #include "launch.h"
 #include "reduce.cuh"
@@ -36,8 +37,15 @@ template <class T, bool STRICT>
 const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    return launch_kernel(gemm_mma<Traits>, MmaShared<Traits>::bytes(g, launch.plan),
-                         std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
+    const auto start = [&](auto* kernel) {
+      return launch_kernel(kernel, MmaShared<Traits>::bytes(g, launch.plan),
+                           std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
+    };
+    if (launch.plan.lean) return start(gemm_lean<Traits>);
+    if constexpr (Traits::kBlocksM * Traits::kBlocksN > 8)
+      return "the plan has a tile that only gemm_lean computes";
+    else
+      return start(gemm_mma<Traits>);
   };
   const auto with_tile = [&](auto a_along_k, auto b_along_k) {
     constexpr bool kA = decltype(a_along_k)::value, kB = decltype(b_along_k)::value;

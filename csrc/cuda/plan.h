@@ -24,6 +24,7 @@ struct Tuning {
   int gate = -1;                  // 0: a pass of its own for dZ; 1: none; -1: as predicted
   int one_pass = -1;              // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
   int stays = -1;                 // 1: W stays in shared memory where it fits; 0: never; -1: as predicted
+  bool lean = true;               // gemm_lean where it can, else gemm_mma
 };
 
 inline Tuning forced_tuning;  // of the calls on a GPU: for tests there
@@ -74,6 +75,7 @@ struct GemmPlan {
   int64_t splits = 1, steps = 0, steps_per_split = 0;
   int64_t weight_blocks = 0;  // that keep W in shared memory as they go on to other pixels; 0: none does
   bool flat_m = false, flat_n = false, flat_k = false;  // axes of one dimension
+  bool lean = false;                                    // by gemm_lean
   double microseconds = 0;                              // predicted
   Access access;
   PW_HD bool weight_stays() const { return weight_blocks > 0; }
@@ -82,11 +84,11 @@ struct GemmPlan {
 };
 
 // The sums of float64, and float32's own beside those of its TF32 parts, would not fit into the registers of a large
-// tile.
-inline std::vector<Tile> candidate_tiles(Kernel kernel, const Gemm& g) {
-  if (kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
+// tile; nor would the largest one's beside what gemm_mma keeps.
+inline std::vector<Tile> candidate_tiles(const GemmPlan& p, const Gemm& g) {
+  if (p.kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
   const bool strict = g.dtype == DType::f32 && !g.tf32;
-  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles)};
+  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles) - !p.lean};
 }
 
 inline double operations_per_us(Kernel kernel, const Gemm& g) {
@@ -211,6 +213,39 @@ inline GemmPlan plan_tile(const Gemm& g, const GemmPlan& base, int index, const 
   return best;
 }
 
+// The largest offset of a matrix's elements along one axis.
+inline int64_t reach(const Axis& axis, const Steps& steps) {
+  int64_t sum = 0;
+  for (int d = 0; d < kRank; ++d) sum += (axis.size[d] - 1) * steps.step[d];
+  return sum;
+}
+
+// Whether gemm_lean computes a product: all vectors have 16 bytes that are there, offsets and counts fit 31 bits.
+inline bool is_lean(const Gemm& g, const GemmPlan& p) {
+  constexpr int64_t kMost = (int64_t(1) << 31) - (1 << 16);
+  const int64_t vector = 16 / element_bytes(g.dtype);
+  const auto fits = [&](const Matrix& x, const Axis& rows, const Axis& columns) {
+    return !x.data || reach(rows, x.row) + reach(columns, x.col) < kMost;
+  };
+  const auto plain = [&](const Axis& axis) { return axis.size[0] == 1 && axis.size[1] == 1 && axis.count() < kMost; };
+  const Access& access = p.access;
+  if (p.kernel != Kernel::mma || p.groups > 1 || !p.steps || g.z.data || g.gate.saved.data) return false;
+  if (access.a.bytes < 16 || access.b.bytes < 16 || access.c < 16) return false;
+  if (!plain(g.m) || !plain(g.n) || g.n.count() % vector) return false;
+  const double tiles = (double(g.m.count()) / 32 + 1) * (double(g.n.count()) / 32 + 1);
+  if (tiles * double(std::min(kMostSplits, p.steps)) > double(kMost)) return false;
+  if (!access.a.along_k && g.m.count() % vector) return false;
+  if (!fits(g.c, g.m, g.n) || !fits(g.residual, g.m, g.n)) return false;
+  for (int s = 0; s < g.segments; ++s) {
+    const Segment& part = g.segment[s];
+    if (!plain(part.k) || ((access.a.along_k || access.b.along_k) && part.k.count() % vector)) return false;
+    if (!fits(part.a, g.m, part.k) || !fits(part.b, part.k, g.n)) return false;
+    // A step reaches the next image at most, in operands that lie along k.
+    if (!p.flat_k && (g.segments > 1 || !access.a.along_k || !access.b.along_k || part.k.size[kRank - 1] < 32)) return false;
+  }
+  return g.segments == 1 || !g.gate.present();
+}
+
 inline Kernel kernel_of(const Gemm& g, const Tuning& tuning) {
   return g.dtype == DType::f64 || (g.dtype == DType::f32 && tuning.fma) ? Kernel::fma : Kernel::mma;
 }
@@ -226,8 +261,9 @@ inline std::vector<GemmPlan> gemm_plans(const Gemm* gemms, int64_t count, const 
   base.access = access_of(gemms, count);
   base.flat_m = is_flat(g.m), base.flat_n = is_flat(g.n), base.flat_k = true;
   for (int s = 0; s < g.segments; ++s) base.flat_k = base.flat_k && is_flat(g.segment[s].k);
+  base.lean = tuning.lean && is_lean(g, base);
   std::vector<GemmPlan> plans;
-  for (const Tile& tile : candidate_tiles(base.kernel, g))
+  for (const Tile& tile : candidate_tiles(base, g))
     plans.push_back(plan_tile(g, base, int(plans.size()), tile, tuning));
   return plans;
 }

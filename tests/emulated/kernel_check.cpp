@@ -13,6 +13,13 @@ namespace {
 
 using namespace pw;
 
+bool want_lean = false;  // of the plans that follow
+
+bool as_wanted(const GemmPlan& plan, const Tuning& tuning) {
+  if (want_lean && !plan.lean) return std::printf("the plan is not lean\n"), false;
+  return tuning.stays != 1 || plan.weight_stays() || (std::printf("W does not stay\n"), false);
+}
+
 // All values are small integers: sums are exact in any order, so that results must be equal. `by_k`: whether A and B
 // are contiguous along k.
 template <class T>
@@ -33,7 +40,7 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
   g.activation.kind = Act::relu;
   if (!tuning.fma) g.mask = bits(m, n);
   const GemmPlan plan = plan_gemm(&g, 1, tuning);
-  if (tuning.stays == 1 && !plan.weight_stays()) return std::printf("W does not stay\n"), false;
+  if (!as_wanted(plan, tuning)) return false;
   std::vector<char> workspace(workspace_bytes(plan, g));
   if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   for (int64_t i = 0; i < m; ++i)
@@ -84,7 +91,7 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
   T* row_sums = unwritten<T>(m);
   g.row_sums = row_sums;
   const GemmPlan plan = plan_gemm(&g, 1, tuning);
-  if (tuning.stays == 1 && !plan.weight_stays()) return std::printf("W does not stay\n"), false;
+  if (!as_wanted(plan, tuning)) return false;
   std::vector<char> workspace(workspace_bytes(plan, g));
   if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   const auto gated = [&](float dy, int64_t row, int64_t column) {
@@ -269,6 +276,31 @@ bool check_weight_stays(emulate::Schedule schedule) {
          check_gate<bf16>(300, 70, 95, Pixels::on_m, stays, schedule, true, false, 4, true);
 }
 
+// The kernel for operands that are read 16 bytes at a time, in every tile and layout, with tails; without and with masks,
+// shares and W that stays.
+bool check_lean(emulate::Schedule schedule) {
+  want_lean = true;
+  bool right = true;
+  Tuning stays{8, 1 << 16, 0, 1};
+  stays.stays = 1;
+  for (int tile = 0; tile < 6 && right; ++tile)
+    for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}}) {
+      const int64_t m = a_by_k ? 139 : 136, k = 120;  // in two segments, the first with a tail
+      stays.tile = tile;
+      const Pixels pixels = a_by_k && b_by_k ? Pixels::on_m : Pixels::on_n;
+      right = right && check_gemm<bf16>(m, 264, k, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8, pixels) &&
+              check_gemm<bf16>(m, 72, 240, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, 8, pixels) &&
+              check_gemm<bf16>(m, 264, k, stays, schedule, a_by_k, b_by_k, 8, pixels) &&
+              check_gemm<float>(a_by_k ? 67 : 68, 76, 36, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 4, pixels) &&
+              check_gate<bf16>(m, 72, 88, pixels, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8, true) &&
+              check_gate<bf16>(m, 72, 312, Pixels::on_k, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, 8, true) &&
+              check_gate<float>(a_by_k ? 67 : 68, 76, 120, Pixels::on_k, {3, 2, tile, 2}, schedule, a_by_k, b_by_k, 4,
+                                true);
+    }
+  want_lean = false;
+  return right;
+}
+
 // No block of this size asks for more shared memory than the plan takes into account.
 template <class T, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
 bool check_shared_bytes() {
@@ -356,7 +388,7 @@ int main() {
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
     if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) || !check_backwards(schedule) ||
-        !check_weight_stays(schedule) || !check_activation_grad(200, 40, {8, 3}, schedule))
+        !check_weight_stays(schedule) || !check_lean(schedule) || !check_activation_grad(200, 40, {8, 3}, schedule))
       return 1;
   }
   if (!check_operands() || !check_gated_tiles()) return 1;
