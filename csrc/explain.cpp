@@ -58,7 +58,7 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
                                                : "",
                     rows = g.row_sums ? " with db" : "", stays = p.weight_stays() ? ", W stays" : "";
   const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n) + gate + rows + stays;
-  Prediction kernel{(p.kernel == Kernel::mma ? "gemm_mma " : "gemm_fma ") + tile,
+  Prediction kernel{name(p) + std::string(" ") + tile,
                     g.m.count(),
                     g.n.count(),
                     cpu::total_k(g),

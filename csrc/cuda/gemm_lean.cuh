@@ -8,11 +8,16 @@
 
 namespace pw {
 
-PW_DEVICE uint32_t lean_offset(bool flat, const Axis& axis, const Steps& steps, uint32_t index) {
-  if (flat) return index * uint32_t(steps.step[kRank - 1]);
-  const uint32_t inner = uint32_t(axis.size[kRank - 1]), outer = index / inner;
-  return (index - outer * inner) * uint32_t(steps.step[kRank - 1]) + outer * uint32_t(steps.step[kRank - 2]);
+// Of an index along an axis of two dimensions: a division, which is worth a call.
+PW_CALLED uint32_t nested_offset(uint32_t inner, uint32_t inner_step, uint32_t outer_step, uint32_t index) {
+  const uint32_t outer = index / inner;
+  return (index - outer * inner) * inner_step + outer * outer_step;
 }
+PW_DEVICE uint32_t lean_offset(bool flat, const Axis& axis, const Steps& steps, uint32_t index) {
+  const uint32_t inner = uint32_t(axis.size[kRank - 1]), step = uint32_t(steps.step[kRank - 1]);
+  return flat ? index * step : nested_offset(inner, step, uint32_t(steps.step[kRank - 2]), index);
+}
+PW_DEVICE uint32_t lean_count(const Axis& axis) { return uint32_t(axis.size[kRank - 2]) * uint32_t(axis.size[kRank - 1]); }
 
 // How THREADS copy a tile of one operand.
 template <int THREADS, class Tile>
@@ -29,11 +34,11 @@ struct LeanCopies {
   PW_DEVICE static int outer() { return thread_index() / kRow; }
 
   // `k_inner`: whether the offsets hold the thread's place along k
-  PW_DEVICE void enter(bool flat, const Axis& axis, const Steps& steps, int64_t x0, uint32_t k_step, bool k_inner) {
-    const uint32_t last = uint32_t(axis.count()) - (Tile::kAlongK ? 1 : kVector);
+  PW_DEVICE void enter(bool flat, const Axis& axis, const Steps& steps, uint32_t x0, uint32_t k_step, bool k_inner) {
+    const uint32_t last = lean_count(axis) - (Tile::kAlongK ? 1 : kVector);
 #pragma unroll
     for (int i = 0; i < kOffsets; ++i) {
-      const uint32_t x = uint32_t(x0) + (Tile::kAlongK ? outer() + i * kRows : inner());
+      const uint32_t x = x0 + (Tile::kAlongK ? outer() + i * kRows : inner());
       offset[i] = lean_offset(flat, axis, steps, x < last ? x : last) +
                   (!Tile::kAlongK ? outer() * k_step : k_inner ? inner() : 0);
     }
@@ -89,6 +94,11 @@ struct LeanStream {
   PW_DEVICE bool copies_a() const { return !tiles.a_stays || index == block_index(); }
   PW_DEVICE bool copies_b() const { return !tiles.b_stays || index == block_index(); }
 
+  template <class Tile>
+  PW_DEVICE static uint32_t k_step(const Steps& steps) {
+    return Tile::kAlongK ? 1 : uint32_t(steps.step[kRank - 1]);
+  }
+
   PW_DEVICE void enter(bool tile) {
     const LeanWork w = find_lean_work(g, launch.plan, index);
     int k = 0;
@@ -96,18 +106,18 @@ struct LeanStream {
       left_tile = steps_of(launch.plan, w.split), segment = 0;
       int skip = w.split * int(launch.plan.steps_per_split);
       for (;; ++segment) {
-        const int steps = (int(g.segment[segment].k.count()) + kDepth - 1) / kDepth;
+        const int steps = (int(lean_count(g.segment[segment].k)) + kDepth - 1) / kDepth;
         if (skip < steps) break;
         skip -= steps;
       }
       k = skip * kDepth;
     } else {
       do ++segment;
-      while (g.segment[segment].k.count() == 0);
+      while (lean_count(g.segment[segment].k) == 0);
     }
     const Segment& s = g.segment[segment];
-    left = int(s.k.count()) - k;
-    const uint32_t step_a = uint32_t(s.a.col.step[kRank - 1]), step_b = uint32_t(s.b.row.step[kRank - 1]);
+    left = int(lean_count(s.k)) - k;
+    const uint32_t step_a = k_step<TileA>(s.a.col), step_b = k_step<TileB>(s.b.row);
     base_a = static_cast<const T*>(s.a.data), base_b = static_cast<const T*>(s.b.data);
     if (copies_a()) a.enter(launch.plan.flat_m, g.m, s.a.row, w.m0, step_a, !nested());
     if (copies_b()) b.enter(launch.plan.flat_n, g.n, s.b.col, w.n0, step_b, !nested());
@@ -119,15 +129,15 @@ struct LeanStream {
       base_a += uint32_t(k) * step_a, base_b += uint32_t(k) * step_b;
     }
     if (g.gate.mask.words)
-      words = g.gate_on_a() ? mask_words<TileA>(w.m0, g.m.count(), k) : mask_words<TileB>(w.n0, g.n.count(), k);
+      words = g.gate_on_a() ? mask_words<TileA>(w.m0, lean_count(g.m), k) : mask_words<TileB>(w.n0, lean_count(g.n), k);
   }
 
   template <class Tile>
-  PW_DEVICE const uint32_t* mask_words(int64_t x0, int64_t count, int k) const {
+  PW_DEVICE const uint32_t* mask_words(uint32_t x0, uint32_t count, int k) const {
     constexpr int kRow = MaskTile<Tile>::kRow;
     const Mask& mask = g.gate.mask;
     const int i = thread_index(), outer = i / kRow, bit = i % kRow * 32;
-    const int64_t x = x0 + (Tile::kAlongK ? outer : bit);
+    const uint32_t x = x0 + (Tile::kAlongK ? outer : bit);
     if (i >= MaskTile<Tile>::kWords || x >= count) return nullptr;
     return mask.words + (Tile::kAlongK ? x * mask.pitch + k / 32 : (k + outer) * mask.pitch + x / 32);
   }
@@ -147,7 +157,7 @@ struct LeanStream {
     if (left_tile > 0) {
       const Segment& s = g.segment[segment];
       const int step = int(launch.plan.steps) - left_tile;  // where W stays
-      const uint32_t step_a = uint32_t(s.a.col.step[kRank - 1]), step_b = uint32_t(s.b.row.step[kRank - 1]);
+      const uint32_t step_a = k_step<TileA>(s.a.col), step_b = k_step<TileB>(s.b.row);
       if (copies_a()) a.start(base_a, nested() ? more_a : 0, step_a, left, tiles.a(stage, step));
       if (copies_b()) b.start(base_b, nested() ? more_b : 0, step_b, left, tiles.b(stage, step));
       if (g.gate.mask.words) {
@@ -166,7 +176,7 @@ struct LeanStream {
     left -= kDepth;
     if (g.gate.mask.words && words) {
       const bool along_k = g.gate_on_a() ? TileA::kAlongK : TileB::kAlongK;
-      const int done = int(s.k.count()) - left;
+      const int done = int(lean_count(s.k)) - left;
       words += !along_k ? kDepth * g.gate.mask.pitch : done / 32 - (done - kDepth) / 32;
     }
     if (--left_tile == 0) {
@@ -185,6 +195,50 @@ struct LeanStream {
   }
 };
 
+// Finishes a warp's 16 rows with everything a product may end with, `row` the first one in the tile. A function that is
+// called: its instructions would keep the others from the cache.
+template <class Traits>
+PW_CALLED void finish_rows(const Gemm& g, const GemmLaunch& launch, LeanWork w, int row, int bias_table) {
+  using T = typename Traits::T;
+  using Writer = MmaWriter<Traits>;
+  constexpr int kRun = Writer::kRun, kRuns = Traits::kWarpN / kRun, kRows = 32 / kRuns;
+  const Writer writer{g, launch, output<Traits>(), 0, bias_table};
+  const int lane = thread_index() % 32, x = lane % kRuns * kRun, column = Writer::column_of_warp() + x;
+  const uint32_t n = w.n0 + column;
+  const bool there = n < lean_count(g.n), flat_m = launch.plan.flat_m, flat_n = launch.plan.flat_n;
+  T* const c = static_cast<T*>(g.c.data) + (there ? lean_offset(flat_n, g.n, g.c.col, n) : 0);
+  const T* const residual = static_cast<const T*>(g.residual.data) +
+                            (there && g.residual.data ? lean_offset(flat_n, g.n, g.residual.col, n) : 0);
+#pragma unroll 1
+  for (int turn = 0; turn < 16; turn += kRows) {
+    const int y = turn + lane / kRuns;
+    const uint32_t m = w.m0 + row + y;
+    const bool inside = there && m < lean_count(g.m);
+    uint32_t bits = 0;
+    if (inside) {
+      Run<float, kRun> v;
+      Run<T, kRun> run;
+      v.load(&writer.out.sum[thread_index() / 32][y][x], kRun);
+      writer.add_bias(v, row + y, column);
+      if (g.residual.data) {
+        run.load(residual + lean_offset(flat_m, g.m, g.residual.row, m), kRun);
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) v.v[i] += widen(run.v[i]);
+      }
+      activate_all(g.activation, v);
+      narrow_run(v, run);
+      run.store(c + lean_offset(flat_m, g.m, g.c.row, m), kRun);
+      if (g.mask.words)
+#pragma unroll
+        for (int i = 0; i < kRun; ++i) bits |= uint32_t(passes(g.activation, widen(run.v[i]))) << i;
+    }
+    if (g.mask.words) {
+      bits = join_lanes<kRuns>(bits << x);
+      if (inside && x == 0) g.mask.words[m * g.mask.pitch + n / 32] = bits;
+    }
+  }
+}
+
 template <class Traits>
 struct GemmLean {
   using T = typename Traits::T;
@@ -200,21 +254,21 @@ struct GemmLean {
   const Gemm& g;
   const GemmLaunch& launch;
 
-  // A warp's rows, 16 after another: as write_rows() of gemm_mma.
+  // Whether nothing but a bias and a ReLU is left to do: then `write` has it inline, and nothing that it does not need.
+  PW_DEVICE bool is_simple() const {
+    return !g.residual.data && !g.mask.words && (g.activation.kind == Act::none || g.activation.kind == Act::relu);
+  }
+
+  // A warp's rows, 16 after another.
   PW_DEVICE void write(const LeanWork& w, const Sums& sum, const Writer& writer) const {
     constexpr int kRun = Writer::kRun, kRuns = Traits::kWarpN / kRun, kRows = 32 / kRuns;
-    auto& out = writer.out;
-    const int lane = thread_index() % 32, warp = thread_index() / 32, x = lane % kRuns * kRun;
-    const int column = Writer::column_of_warp() + x, first = Writer::row_of_warp();
-    const uint32_t n = uint32_t(w.n0) + column, m_count = uint32_t(g.m.count());
-    const bool there = n < uint32_t(g.n.count()), flat_m = launch.plan.flat_m, flat_n = launch.plan.flat_n;
-    T* const c = static_cast<T*>(g.c.data) + (there ? lean_offset(flat_n, g.n, g.c.col, n) : 0);
-    const T* const residual =
-        g.residual.data ? static_cast<const T*>(g.residual.data) +
-                              (there ? lean_offset(flat_n, g.n, g.residual.col, n) : 0)
-                        : nullptr;
-    float (&slab)[16][Writer::Output::kPitch] = out.sum[warp];
-    const float* const bias = out.bias[writer.bias_table];
+    const int lane = thread_index() % 32, x = lane % kRuns * kRun;
+    const int column = Writer::column_of_warp() + x, row = Writer::row_of_warp();
+    float (&slab)[16][Writer::Output::kPitch] = writer.out.sum[thread_index() / 32];
+    const uint32_t n = w.n0 + column;
+    const bool there = n < lean_count(g.n), simple = is_simple();
+    T* const c = static_cast<T*>(g.c.data) + (there ? lean_offset(launch.plan.flat_n, g.n, g.c.col, n) : 0);
+    const float least = g.activation.kind == Act::relu ? 0.0f : -INFINITY;
 #pragma unroll
     for (int part = 0; part < Traits::kBlocksM; ++part) {
 #pragma unroll
@@ -224,43 +278,22 @@ struct GemmLean {
           Run<float, 2>{{sum[part][j][half * 2], sum[part][j][half * 2 + 1]}}.store(
               &slab[lane / 4 + half * 8][j * 8 + lane % 4 * 2], 2);
       sync_warp();  // the rows are there
+      if (!simple) {
+        finish_rows<Traits>(g, launch, w, row + part * 16, writer.bias_table);
+      } else {
 #pragma unroll
-      for (int turn = 0; turn < 16; turn += kRows) {
-        const int y = turn + lane / kRuns, row = first + part * 16 + y;
-        const uint32_t m = uint32_t(w.m0) + row;
-        const bool inside = there && m < m_count;
-        uint32_t bits = 0;
-        if (inside) {
+        for (int turn = 0; turn < 16; turn += kRows) {
+          const int y = turn + lane / kRuns;
+          const uint32_t m = w.m0 + row + part * 16 + y;
+          if (!there || m >= lean_count(g.m)) continue;
           Run<float, kRun> v;
           v.load(&slab[y][x], kRun);
-          if (g.bias) {
-            if (g.bias_on_m) {
-              const float of_row = bias[row];
+          writer.add_bias(v, row + part * 16 + y, column);
 #pragma unroll
-              for (int i = 0; i < kRun; ++i) v.v[i] += of_row;
-            } else {
-              Run<float, kRun> of_columns;
-              of_columns.load(&bias[column], kRun);
-#pragma unroll
-              for (int i = 0; i < kRun; ++i) v.v[i] += of_columns.v[i];
-            }
-          }
+          for (int i = 0; i < kRun; ++i) v.v[i] = select(v.v[i] < least, 0.0f, v.v[i]);
           Run<T, kRun> run;
-          if (residual) {
-            run.load(residual + lean_offset(flat_m, g.m, g.residual.row, m), kRun);
-#pragma unroll
-            for (int i = 0; i < kRun; ++i) v.v[i] += widen(run.v[i]);
-          }
-          activate_all(g.activation, v);
           narrow_run(v, run);
-          run.store(c + lean_offset(flat_m, g.m, g.c.row, m), kRun);
-          if (g.mask.words)
-#pragma unroll
-            for (int i = 0; i < kRun; ++i) bits |= uint32_t(passes(g.activation, widen(run.v[i]))) << i;
-        }
-        if (g.mask.words) {
-          bits = join_lanes<kRuns>(bits << x);
-          if (inside && x == 0) g.mask.words[m * g.mask.pitch + n / 32] = bits;
+          run.store(c + lean_offset(launch.plan.flat_m, g.m, g.c.row, m), kRun);
         }
       }
       sync_warp();  // the rows have been read
@@ -269,16 +302,30 @@ struct GemmLean {
 
   PW_DEVICE void finish(uint32_t index, const Sums& sum, float rows, Writer& writer) const {
     const LeanWork w = find_lean_work(g, launch.plan, index);
-    const Work work{w.m0, w.n0, 0, w.split};
-    float* const partials =
-        launch.plan.splits > 1
-            ? static_cast<float*>(launch.workspace) + w.split * (g.m.count() * partial_columns(g))
-            : nullptr;
-    if (adds_rows(g, work)) writer.write_row_sums(work, rows, partials);
+    float* partials = nullptr;
+    if (launch.plan.splits > 1)
+      partials = static_cast<float*>(launch.workspace) + w.split * (g.m.count() * partial_columns(g));
+    if (g.row_sums && w.n0 == 0) writer.write_row_sums({w.m0, w.n0, 0, w.split}, rows, partials);
     if (partials)
-      writer.write_partials(work, sum, partials);
+      write_partials(w, sum, partials);
     else
       write(w, sum, writer);
+  }
+
+  // Pairs of neighbours, as lanes hold them: four lanes have 32 bytes that lie together.
+  PW_DEVICE void write_partials(const LeanWork& w, const Sums& sum, float* partials) const {
+    const int lane = thread_index() % 32;
+    const uint32_t columns = uint32_t(partial_columns(g)), n = w.n0 + Writer::column_of_warp() + lane % 4 * 2;
+    const uint32_t first = w.m0 + Writer::row_of_warp() + lane / 4;
+    const int rows = int(lean_count(g.m)) - int(first), left = int(lean_count(g.n)) - int(n);  // a count of pairs
+    float* const to = partials + int64_t(first) * columns + n;
+#pragma unroll
+    for (int i = 0; i < Traits::kBlocksM * 2; ++i)
+      if (i * 8 < rows)
+#pragma unroll
+        for (int j = 0; j < Traits::kBlocksN; ++j)
+          if (j * 8 < left)
+            Run<float, 2>{{sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]}}.store(to + i * 8 * columns + j * 8, 2);
   }
 
   PW_DEVICE void run() const {

@@ -38,6 +38,13 @@ PW_DEVICE T& shared_memory() {
   return *reinterpret_cast<T*>(bytes);
 }
 
+// An address that stays in a register: the compiler would work it out anew wherever it is used.
+PW_DEVICE char* shared_address(char* address) {
+  uint32_t offset = uint32_t(__cvta_generic_to_shared(address));
+  asm volatile("" : "+r"(offset));
+  return static_cast<char*>(__cvta_shared_to_generic(offset));
+}
+
 // What `value` is in lane (lane ^ other); all lanes of the warp take part.
 PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other) { return __shfl_xor_sync(0xffffffff, value, other); }
 
@@ -178,6 +185,8 @@ template <class T>
 PW_DEVICE T& shared_memory() {
   return *static_cast<T*>(emulate::Grid::current().shared(sizeof(T)));
 }
+
+PW_DEVICE char* shared_address(char* address) { return address; }
 
 PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other, int line = __builtin_LINE()) {
   const char* all = emulate::Grid::current().exchange(&value, sizeof(value), line);

@@ -61,6 +61,22 @@ struct MmaWriter {
       out.bias[bias_table][i] = first + i < count ? widen(bias[(first + i) * g.bias_step]) : 0.0f;
   }
 
+  // Adds the biases of neighbouring columns, or of their row.
+  template <int RUN>
+  PW_DEVICE void add_bias(Run<float, RUN>& v, int row, int column) const {
+    if (!g.bias) return;
+    if (g.bias_on_m) {
+      const float bias = out.bias[bias_table][row];
+#pragma unroll
+      for (int i = 0; i < RUN; ++i) v.v[i] += bias;
+      return;
+    }
+    Run<float, RUN> bias;
+    bias.load(&out.bias[bias_table][column], RUN);
+#pragma unroll
+    for (int i = 0; i < RUN; ++i) v.v[i] += bias.v[i];
+  }
+
   PW_DEVICE void write_row_sums(const Work& work, float rows, float* partials) {
     const int64_t i = thread_index(), m = work.m0 + i;
     out.row_sum[i / kTileM][i % kTileM] = rows;
@@ -120,16 +136,7 @@ struct MmaWriter {
       if (inside) {
         Run<float, RUN> v;
         v.load(&out.sum[warp()][y][x], RUN);
-        if (to.bias && g.bias_on_m) {
-          const float bias = out.bias[bias_table][row + y];
-#pragma unroll
-          for (int i = 0; i < RUN; ++i) v.v[i] += bias;
-        } else if (to.bias) {
-          Run<float, RUN> bias;
-          bias.load(&out.bias[bias_table][column], RUN);
-#pragma unroll
-          for (int i = 0; i < RUN; ++i) v.v[i] += bias.v[i];
-        }
+        add_bias(v, row + y, column);
         bits = finish_run<T, RUN>(g, to, v, count,
                                   {of_n.c + offset(flat_m, g.m, g.c.row, m),
                                    to.z ? of_n.z + offset(flat_m, g.m, g.z.row, m) : 0,

@@ -69,8 +69,8 @@ struct MmaTiles {
       : a_stays(p.weight_stays() && g.pixels == Pixels::on_n), b_stays(p.weight_stays() && g.pixels == Pixels::on_m) {
     auto& shared = Shared::plain();
     char* const weight = reinterpret_cast<char*>(&shared) + Shared::stage_bytes(g);
-    first_a = a_stays ? weight : reinterpret_cast<char*>(shared.a.stage);
-    first_b = b_stays ? weight : reinterpret_cast<char*>(shared.b.stage);
+    first_a = shared_address(a_stays ? weight : reinterpret_cast<char*>(shared.a.stage));
+    first_b = shared_address(b_stays ? weight : reinterpret_cast<char*>(shared.b.stage));
   }
   PW_DEVICE TileA& a(int stage, int step) const { return reinterpret_cast<TileA*>(first_a)[a_stays ? step : stage]; }
   PW_DEVICE TileB& b(int stage, int step) const { return reinterpret_cast<TileB*>(first_b)[b_stays ? step : stage]; }

@@ -83,6 +83,10 @@ struct GemmPlan {
   int64_t blocks() const { return weight_stays() ? std::min(weight_blocks, work()) : work(); }
 };
 
+inline const char* name(const GemmPlan& p) {
+  return p.kernel == Kernel::fma ? "gemm_fma" : p.lean ? "gemm_lean" : "gemm_mma";
+}
+
 // The sums of float64, and float32's own beside those of its TF32 parts, would not fit into the registers of a large
 // tile; nor would the largest one's beside what gemm_mma keeps.
 inline std::vector<Tile> candidate_tiles(const GemmPlan& p, const Gemm& g) {
@@ -288,7 +292,7 @@ inline std::string explain_gemm(const Gemm* gemms, int64_t count, const Tuning& 
     return std::string(text);
   };
   const char* numbers = gemms->dtype != DType::f32 ? "" : gemms->tf32 ? ", TF32" : ", three TF32 products";
-  std::string text = p.kernel == Kernel::fma ? "gemm_fma" : std::string("gemm_mma") + numbers;
+  std::string text = name(p) + std::string(p.kernel == Kernel::fma ? "" : numbers);
   text += ", predicted for an H200: " + time(p);
   if (p.splits > 1) text += " in " + std::to_string(p.splits) + " shares of k";
   if (p.weight_stays()) text += ", W stays in the shared memory of " + std::to_string(p.blocks()) + " blocks";

@@ -31,18 +31,18 @@ PW_DEVICE Work find_work(const Gemm& g, const GemmPlan& p, int64_t index) {
   return find_work(p, g.pixels == Pixels::on_m, index);
 }
 
-// The same of one group, where 32 bits count all tiles.
+// The same of one group, where 32 bits count everything.
 struct LeanWork {
-  int64_t m0, n0;
+  uint32_t m0, n0;
   int split;
 };
-PW_DEVICE LeanWork find_lean_work(const Gemm& g, const GemmPlan& p, uint32_t index) {
+PW_CALLED LeanWork find_lean_work(const Gemm& g, const GemmPlan& p, uint32_t index) {
   const bool n_first = g.pixels == Pixels::on_m;
   const uint32_t inner = uint32_t(n_first ? p.tiles_n : p.tiles_m), outer = uint32_t(n_first ? p.tiles_m : p.tiles_n);
   uint32_t j = index / inner, split = 0;
   const uint32_t i = index - j * inner;
   if (p.splits > 1) split = j / outer, j -= split * outer;
-  return {int64_t(n_first ? j : i) * p.tile_m, int64_t(n_first ? i : j) * p.tile_n, int(split)};
+  return {(n_first ? j : i) * p.tile_m, (n_first ? i : j) * p.tile_n, int(split)};
 }
 
 // Steps of a share of the sum over k.
