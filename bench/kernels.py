@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.operands import Operands, Problem, make_operands
 from bench.peers import Peer
 from bench.registry import COMPILE, Roster
+from bench.roofline import mm_flops
 from bench.run import timed
 from bench.suites import LAYOUTS, SUITES, Layer
 
@@ -94,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, help="the table as CSV")
     args = parser.parse_args(argv)
     torch.backends.cudnn.benchmark = True
+    mm_flops("bf16", args.device)  # wakes a GPU's clocks
     todo = [
         Problem(layer, mode, dtype, layout, args.device)
         for layer in layers(args.batch)[: args.layers]

@@ -20,6 +20,7 @@ from bench.kernels import layers
 from bench.measure import Effort
 from bench.operands import Operands, Problem, make_operands
 from bench.peers import ours
+from bench.roofline import mm_flops
 from bench.run import timed
 from bench.suites import LAYOUTS
 
@@ -132,6 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=600, help="seconds after which nothing more is begun")
     parser.add_argument("--to", type=Path, required=True, help="the table as CSV")
     args = parser.parse_args(argv)
+    mm_flops("bf16", "cuda")  # wakes the GPU's clocks
     stream, end = torch.cuda.Stream(), time.monotonic() + args.limit
     with args.to.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -142,8 +144,14 @@ def main(argv: list[str] | None = None) -> None:
             for layer, layout in itertools.product(layers(batch)[: args.layers], LAYOUTS):
                 if time.monotonic() > end:
                     return
-                problem = Problem(layer, "forward" if pass_ == "forward" else "backward",
-                                  "fp32" if tf32 else dtype, layout, "cuda", cold=True)
+                problem = Problem(
+                    layer,
+                    "forward" if pass_ == "forward" else "backward",
+                    "fp32" if tf32 else dtype,
+                    layout,
+                    "cuda",
+                    cold=True,
+                )
                 for row in plans(problem, pass_, tf32, stream):
                     writer.writerow(astuple(row))
                 file.flush()

@@ -20,13 +20,19 @@ from bench.suites import select
 
 
 def problems(
-    suites: list[str], modes: list[str], dtypes: list[str], layouts: list[str], quick: bool = False, **where: object
+    suites: list[str],
+    modes: list[str],
+    dtypes: list[str],
+    layouts: list[str],
+    quick: bool = False,
+    device: str = "cpu",
+    **where: object,
 ) -> list[Problem]:
     """Every problem asked for, a layer's dtypes beside each other; `quick` does backward and step in fp32 only."""
     return [
-        Problem(layer, mode, dtype, layout, **where)
+        Problem(layer, mode, dtype, layout, device, **where)
         for mode in modes
-        for layer in select(suites, mode, quick)
+        for layer in select(suites, mode, quick, device)
         for dtype in dtypes
         if not (quick and mode != "forward" and dtype != dtypes[0])
         for layout in layouts

@@ -79,8 +79,11 @@ MOBILENETV2 = (
 )  # fmt: skip
 
 
-def _network(suite: str, table: tuple[tuple[int, int, int, int], ...]) -> list[Layer]:
-    return [Layer(suite, batch, (cin,), cout, size, stride) for batch in (1, 8) for cin, cout, size, stride in table]
+BATCHES = {"cpu": (1, 8), "cuda": (32, 256)}  # of the networks
+
+
+def _network(suite: str, table: tuple[tuple[int, int, int, int], ...], batches: tuple[int, ...]) -> list[Layer]:
+    return [Layer(suite, batch, (cin,), cout, size, stride) for batch in batches for cin, cout, size, stride in table]
 
 
 def _uses(batch: int) -> list[Layer]:
@@ -92,14 +95,17 @@ def _uses(batch: int) -> list[Layer]:
     ]
 
 
-SUITES: dict[str, list[Layer]] = {
-    "uses": _uses(1) + _uses(32),
-    "resnet50": _network("resnet50", RESNET50),
-    "mobilenetv2": _network("mobilenetv2", MOBILENETV2),
-    "tiny": [Layer("tiny", 1, (8,), 8, 4)],
-    "big": [Layer("big", 4, (512,), 512, 64)],
-}
+def _suites(device: str) -> dict[str, list[Layer]]:
+    return {
+        "uses": _uses(1) + _uses(32),
+        "resnet50": _network("resnet50", RESNET50, BATCHES[device]),
+        "mobilenetv2": _network("mobilenetv2", MOBILENETV2, BATCHES[device]),
+        "tiny": [Layer("tiny", 1, (8,), 8, 4)],
+        "big": [Layer("big", 4, (512,), 512, 64)],
+    }
 
+
+SUITES, CUDA_SUITES = _suites("cpu"), _suites("cuda")
 LAYERS: dict[str, Layer] = {layer.name: layer for layers in SUITES.values() for layer in layers}
 
 # Expanding, reducing, strided and deep layers of ResNet-50; shallow, middle and deep ones of MobileNetV2
@@ -108,14 +114,17 @@ _QUICK_NETWORKS = {
     "mobilenetv2": {(96, 24, 56, 1), (24, 144, 56, 1), (192, 64, 14, 1), (960, 320, 7, 1)},
 }
 
+_EXPANDING = {("resnet50", batches[0], (64,)) for batches in BATCHES.values()}
+
 
 def _in_quick(layer: Layer, mode: str) -> bool:
     if mode != "forward":  # a few: the three uses at both batches, and an expanding layer
-        return layer.suite == "uses" or (layer.suite, layer.batch, layer.channels) == ("resnet50", 1, (64,))
+        return layer.suite == "uses" or (layer.suite, layer.batch, layer.channels) in _EXPANDING
     chosen = _QUICK_NETWORKS.get(layer.suite)
     return chosen is None or (layer.in_channels, layer.out_channels, layer.size, layer.stride) in chosen
 
 
-def select(suites: list[str], mode: str, quick: bool = False) -> list[Layer]:
+def select(suites: list[str], mode: str, quick: bool = False, device: str = "cpu") -> list[Layer]:
     """The layers of `suites`; `quick` keeps the representatives of each."""
-    return [layer for suite in suites for layer in SUITES[suite] if not quick or _in_quick(layer, mode)]
+    of = CUDA_SUITES if device == "cuda" else SUITES
+    return [layer for suite in suites for layer in of[suite] if not quick or _in_quick(layer, mode)]

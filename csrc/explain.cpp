@@ -75,7 +75,7 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
                    divide_up(count * g.m.count() * reduce_threads(g, partial_columns(g)), 256),
                    0,
                    moved.partials,
-                   Model::kLaunch + moved.partials / Model::kCache};
+                   reduce_us(g, p, moved)};
     kernel.kernel += ", " + std::to_string(p.splits) + " shares of K";
     kernel.microseconds -= sum.microseconds;
     predictions.push_back(kernel);

@@ -114,8 +114,8 @@ struct BackwardMma {
     copy_operand<kThreads>(l.plan.access.b.bytes, static_cast<const T*>(s.b.data), Channels(l.dw.n, s.b.col), at.x, in,
                            left, to.x);
     if (l.dw.gate.mask.words)
-      start_mask<Outputs>(l.dw.gate.mask, mask_row<Outputs>(l.dw.gate.mask, 0, out), (first + step) * kPixels,
-                          left < kPixels ? int(left) : kPixels, to.mask);
+      start_mask<kThreads>(l.dw.gate.mask, to.dz, Channels(l.dw.m, s.a.row), at.dy, 0, (first + step) * kPixels,
+                           to.mask);
   }
 
   // dW += dZ X^T

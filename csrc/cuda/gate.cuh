@@ -50,28 +50,19 @@ struct MaskTile {
   static constexpr int kWords = Tile::kSize * Tile::kDepth / Tile::kInner * kRow;
 };
 
-// The thread's word of a mask's tile that begins at row or bit x0 of x_count: the part of its address that stays as k
-// grows. Null: it has none.
-template <class Tile>
-PW_DEVICE const uint32_t* mask_row(const Mask& mask, int64_t x0, int64_t x_count) {
+// Starts the copies of a mask's words for a step of dY that begins at (x0, k0) and whose elements lie where `side` and
+// `depth` say. A function that is called: its addresses would take registers that the sums need.
+template <int THREADS, class Tile, class Side>
+PW_CALLED void start_mask(const Mask& mask, const Tile&, Side side, const int64_t (&depth)[Tile::kDepth], int64_t x0,
+                          int64_t k0, uint32_t* to) {
   constexpr int kRow = MaskTile<Tile>::kRow;
-  const int i = thread_index();
-  if (i >= MaskTile<Tile>::kWords) return nullptr;
-  const int64_t x = x0 + (Tile::kAlongK ? i / kRow : i % kRow * 32);
-  if (x >= x_count) return nullptr;
-  return mask.words + (Tile::kAlongK ? x * mask.pitch : x / 32);
-}
-
-// Starts the copies of a mask's words for a step at k, of which `left_k` values are there; `row`: of mask_row().
-template <class Tile>
-PW_DEVICE void start_mask(const Mask& mask, const uint32_t* row, int64_t k, int left_k, uint32_t* to) {
-  constexpr int kRow = MaskTile<Tile>::kRow;
+  static_assert(MaskTile<Tile>::kWords <= THREADS, "a word for each thread");
   const int i = thread_index();
   if (i >= MaskTile<Tile>::kWords) return;
-  const int of_k = Tile::kAlongK ? i % kRow * 32 : i / kRow;
-  const bool inside = row && of_k < left_k;
-  const int64_t at = Tile::kAlongK ? (k + of_k) / 32 : (k + of_k) * mask.pitch;
-  copy_async<4>(to + i, inside ? row + at : mask.words, inside ? 4 : 0);
+  const int outer = i / kRow, inner = i % kRow * 32, x = Tile::kAlongK ? outer : inner, k = Tile::kAlongK ? 0 : outer;
+  const bool inside = side[x] != kOutside && depth[k] != kOutside;
+  const int64_t row = (Tile::kAlongK ? x0 : k0) + outer, bit = (Tile::kAlongK ? k0 : x0) + inner;
+  copy_async<4>(to + i, inside ? mask.words + (row * mask.pitch + bit / 32) : mask.words, inside ? 4 : 0);
 }
 
 // dy = passes ? dy : dy activation'(0). `skip`: bits of a word that belong to steps before it.

@@ -37,15 +37,15 @@ template <class T, bool STRICT>
 const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    const auto start = [&](auto* kernel) {
-      return launch_kernel(kernel, MmaShared<Traits>::bytes(g, launch.plan),
-                           std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads, stream, g, launch);
+    const auto start = [&](auto* kernel, size_t shared_bytes) {
+      return launch_kernel(kernel, shared_bytes, std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads,
+                           stream, g, launch);
     };
-    if (launch.plan.lean) return start(gemm_lean<Traits>);
+    if (launch.plan.lean) return start(gemm_lean<Traits>, LeanShared<Traits>::bytes(g, launch.plan));
     if constexpr (Traits::kBlocksM * Traits::kBlocksN > 8)
       return "the plan has a tile that only gemm_lean computes";
     else
-      return start(gemm_mma<Traits>);
+      return start(gemm_mma<Traits>, GemmMma<Traits>::shared_bytes(g, launch.plan));
   };
   const auto with_tile = [&](auto a_along_k, auto b_along_k) {
     constexpr bool kA = decltype(a_along_k)::value, kB = decltype(b_along_k)::value;

@@ -1,7 +1,6 @@
-// How a tile of gemm_mma ends: each warp's sums pass through shared memory of its own, 16 rows after another, for its
-// lanes to finish and to write as many neighbours as C's alignment allows; or, as one share's, to the workspace.
+// How a tile of gemm_mma ends: its sums pass through shared memory, part by part, for each thread to finish and to
+// write as many neighbours as C's alignment allows; or as one share's partial sums.
 #pragma once
-#include "copies.cuh"
 #include "epilogue.cuh"
 #include "mma_traits.cuh"
 #include "work.cuh"
@@ -12,72 +11,31 @@ namespace pw {
 template <class Traits>
 struct MmaOutput {
   static constexpr int kTileM = Traits::kTileM, kTileN = Traits::kTileN, kThreads = Traits::kThreads;
-  static constexpr int kPitch = Traits::kWarpN + 8;  // floats: rows of four lanes each are stored without conflicts
-  alignas(16) float sum[kThreads / 32][16][kPitch];
-  alignas(16) float bias[2][kTileM > kTileN ? kTileM : kTileN];  // of this tile and, from elsewhere, the next
+  static constexpr int kPartRows = Traits::kWarpsM * 16;  // rows of C that are written together
+  alignas(16) float sum[kPartRows][kTileN + 8];
+  float bias[kTileM > kTileN ? kTileM : kTileN];
   float row_sum[kThreads / kTileM][kTileM];
+  int64_t c_m[kTileM], c_n[kTileN], z_m[kTileM], z_n[kTileN], residual_m[kTileM], residual_n[kTileN];
 };
-
-template <class Traits>
-PW_DEVICE MmaOutput<Traits>& output();  // of the block
 
 // The blocks of the first column of tiles add up A's rows.
 PW_DEVICE bool adds_rows(const Gemm& g, const Work& work) { return g.row_sums && work.n0 == 0; }
 
 template <class Traits>
-PW_CALLED void write_narrow(const Gemm& g, const GemmLaunch& launch, Work work, int row, int bias_table);
-
-template <class Traits>
 struct MmaWriter {
   using T = typename Traits::T;
   using Sums = typename Traits::Sums;
-  using Output = MmaOutput<Traits>;
   static constexpr int kThreads = Traits::kThreads, kTileM = Traits::kTileM, kTileN = Traits::kTileN;
-  static constexpr int kBlocksM = Traits::kBlocksM, kBlocksN = Traits::kBlocksN, kWarpN = Traits::kWarpN;
-  static constexpr int kRun = 16 / sizeof(T);  // elements of C that a lane writes at once, at most
-  static_assert(kWarpN == 32, "a warp's columns are those of a word of a mask");
+  static constexpr int kBlocksM = Traits::kBlocksM, kBlocksN = Traits::kBlocksN;
+  static constexpr int kPartRows = MmaOutput<Traits>::kPartRows;
+  static constexpr int kRun = 16 / sizeof(T);  // elements of C that a thread writes at once, at most
 
   const Gemm& g;
   const GemmLaunch& launch;
-  Output& out;
-  int bias_from = -1;  // what the table of biases begins with
-  int bias_table = 0;
+  const Work& work;
+  MmaOutput<Traits>& out;
 
-  PW_DEVICE static int lane() { return thread_index() % 32; }
-  PW_DEVICE static int warp() { return thread_index() / 32; }
-  PW_DEVICE static int row_of_warp() { return warp() % Traits::kWarpsM * Traits::kWarpM; }
-  PW_DEVICE static int column_of_warp() { return warp() / Traits::kWarpsM * kWarpN; }
-
-  // Fills the table of biases if this tile has others than the one before: for all to see after the next barrier.
-  PW_DEVICE void prepare(const Work& work) {
-    if (!g.bias || launch.plan.splits > 1) return;
-    const int64_t count = g.bias_on_m ? g.m.count() : g.n.count(), first = g.bias_on_m ? work.m0 : work.n0;
-    const int from = int(work.group * count + first);  // of channels, which 32 bits count
-    if (from == bias_from) return;
-    bias_from = from, bias_table ^= 1;
-    const T* bias = Operands<T>(g, launch.groups, work.group).bias;
-#pragma unroll 1
-    for (int i = thread_index(); i < (g.bias_on_m ? kTileM : kTileN); i += kThreads)
-      out.bias[bias_table][i] = first + i < count ? widen(bias[(first + i) * g.bias_step]) : 0.0f;
-  }
-
-  // Adds the biases of neighbouring columns, or of their row.
-  template <int RUN>
-  PW_DEVICE void add_bias(Run<float, RUN>& v, int row, int column) const {
-    if (!g.bias) return;
-    if (g.bias_on_m) {
-      const float bias = out.bias[bias_table][row];
-#pragma unroll
-      for (int i = 0; i < RUN; ++i) v.v[i] += bias;
-      return;
-    }
-    Run<float, RUN> bias;
-    bias.load(&out.bias[bias_table][column], RUN);
-#pragma unroll
-    for (int i = 0; i < RUN; ++i) v.v[i] += bias.v[i];
-  }
-
-  PW_DEVICE void write_row_sums(const Work& work, float rows, float* partials) {
+  PW_DEVICE void write_row_sums(float rows, float* partials) {
     const int64_t i = thread_index(), m = work.m0 + i;
     out.row_sum[i / kTileM][i % kTileM] = rows;
     sync_threads();  // all parts of a row are there
@@ -90,74 +48,68 @@ struct MmaWriter {
       Operands<T>::moved(g.row_sums, launch.groups.row_sums, work.group)[m] = narrow<T>(sum);
   }
 
-  // Pairs of neighbours, as lanes hold them: four lanes have 32 bytes that lie together.
-  PW_DEVICE void write_partials(const Work& work, const Sums& sum, float* partials) {
-    const int64_t columns = partial_columns(g), m_count = g.m.count(), n_count = g.n.count();
-    const int64_t n = work.n0 + column_of_warp() + lane() % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < kBlocksM; ++i)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t m = work.m0 + row_of_warp() + i * 16 + half * 8 + lane() / 4;
-        if (m >= m_count) continue;
-        float* const to = partials + m * columns + n;
-#pragma unroll
-        for (int j = 0; j < kBlocksN; ++j)
-          if (n + j * 8 < n_count)
-            Run<float, 2>{{sum[i][j][half * 2], sum[i][j][half * 2 + 1]}}.store(to + j * 8,
-                                                                               n + j * 8 + 1 < n_count ? 2 : 1);
-      }
-  }
-
-  PW_DEVICE int64_t offset(bool flat, const Axis& axis, const Steps& steps, int64_t index) const {
-    return flat ? index * steps.step[kRank - 1] : offset_called(axis, steps, index);
-  }
-
-  // Finishes 16 rows of a warp, `row` the first one in the tile; a lane has RUN neighbours in each of RUN rows' turn.
+  // Writes the tile part by part through shared memory, for each thread to write `RUN` neighbours.
   template <int RUN>
-  PW_DEVICE void write_rows(const Work& work, const Operands<T>& to, int row) const {
-    constexpr int kRuns = kWarpN / RUN, kRows = 32 / kRuns;  // of a turn
-    const int x = lane() % kRuns * RUN, column = column_of_warp() + x;
-    const int64_t n = work.n0 + column, left = g.n.count() - n;
-    const int count = left < RUN ? left < 0 ? 0 : int(left) : RUN;
-    const bool flat_m = launch.plan.flat_m, flat_n = launch.plan.flat_n;
-    OutputPlace of_n{};
-    if (count > 0) {
-      of_n.c = offset(flat_n, g.n, g.c.col, n);
-      if (to.z) of_n.z = offset(flat_n, g.n, g.z.col, n);
-      if (to.residual) of_n.residual = offset(flat_n, g.n, g.residual.col, n);
-    }
-#pragma unroll(RUN >= 4 ? 16 / kRows : 1)
-    for (int turn = 0; turn < 16; turn += kRows) {
-      const int y = turn + lane() / kRuns;
-      const int64_t m = work.m0 + row + y;
-      const bool inside = count > 0 && m < g.m.count();
+  PW_DEVICE void write_part(int part, const Operands<T>& to, float* partials) {
+    constexpr int kRuns = kTileN / RUN;
+    static_assert(kPartRows * kRuns % kThreads == 0, "all lanes of a warp make words together");
+    const int64_t m_count = g.m.count(), n_count = g.n.count(), columns = partial_columns(g);
+#pragma unroll 1
+    for (int e = thread_index(); e < kPartRows * kRuns; e += kThreads) {
+      const int row = e / kRuns, x = e % kRuns * RUN;
+      const int y = row / 16 * Traits::kWarpM + part * 16 + row % 16;
+      const int64_t m = work.m0 + y, n = work.n0 + x;
+      const bool inside = m < m_count && n < n_count;
       uint32_t bits = 0;
       if (inside) {
-        Run<float, RUN> v;
-        v.load(&out.sum[warp()][y][x], RUN);
-        add_bias(v, row + y, column);
-        bits = finish_run<T, RUN>(g, to, v, count,
-                                  {of_n.c + offset(flat_m, g.m, g.c.row, m),
-                                   to.z ? of_n.z + offset(flat_m, g.m, g.z.row, m) : 0,
-                                   to.residual ? of_n.residual + offset(flat_m, g.m, g.residual.row, m) : 0});
+        const int count = n_count - n < RUN ? int(n_count - n) : RUN;
+        Run<float, RUN> run;
+        float (&v)[RUN] = run.v;
+#pragma unroll
+        for (int i = 0; i < RUN; ++i) v[i] = out.sum[row][x + i];
+        if (partials) {
+#pragma unroll
+          for (int i = 0; i < RUN; ++i)
+            if (i < count) partials[m * columns + n + i] = v[i];
+          continue;
+        }
+        if (to.bias) {
+#pragma unroll
+          for (int i = 0; i < RUN; ++i) v[i] += out.bias[g.bias_on_m ? y : x + i];
+        }
+        bits = finish_run<T, RUN>(g, to, run, count,
+                                  {out.c_m[y] + out.c_n[x], to.z ? out.z_m[y] + out.z_n[x] : 0,
+                                   to.residual ? out.residual_m[y] + out.residual_n[x] : 0});
       }
-      if (g.mask.words) {  // neighbouring lanes have the runs of a word
-        bits = join_lanes<kRuns>(bits << x);
-        if (inside && x == 0) g.mask.words[m * g.mask.pitch + n / 32] = bits;
+      if (g.mask.words && !partials) {  // neighbouring lanes have the runs of a word
+        bits = join_lanes<32 / RUN>(bits << x % 32);
+        if (inside && x % 32 == 0) g.mask.words[m * g.mask.pitch + n / 32] = bits;
       }
     }
   }
 
-  PW_DEVICE void write(const Work& work, const Sums& sum, float rows) {
-    const int64_t share = int64_t(work.group) * launch.plan.splits + work.split;
-    float* const partials = launch.plan.splits > 1 ? static_cast<float*>(launch.workspace) +
-                                                         share * g.m.count() * partial_columns(g)
-                                                   : nullptr;
-    if (adds_rows(g, work)) write_row_sums(work, rows, partials);
-    if (partials) return write_partials(work, sum, partials);
+  PW_DEVICE void write(const Sums& sum, float rows) {
     const Operands<T> to(g, launch.groups, work.group);
-    const int run = launch.plan.access.c / int(sizeof(T));
+    const int64_t m0 = work.m0, n0 = work.n0, m_count = g.m.count(), n_count = g.n.count();
+    const auto fill = [&](const Matrix& matrix, int64_t (&on_m)[kTileM], int64_t (&on_n)[kTileN]) {
+      fill_offsets<kTileM, kThreads>(on_m, g.m, matrix.row, m0);
+      fill_offsets<kTileN, kThreads>(on_n, g.n, matrix.col, n0);
+    };
+    fill(g.c, out.c_m, out.c_n);
+    if (to.z) fill(g.z, out.z_m, out.z_n);
+    if (to.residual) fill(g.residual, out.residual_m, out.residual_n);
+    if (to.bias)
+      for (int i = thread_index(); i < (g.bias_on_m ? kTileM : kTileN); i += kThreads) {
+        const int64_t at = (g.bias_on_m ? m0 : n0) + i;
+        out.bias[i] = at < (g.bias_on_m ? m_count : n_count) ? widen(to.bias[at * g.bias_step]) : 0.0f;
+      }
+    const int64_t share = work.group * launch.plan.splits + work.split;
+    float* partials =
+        launch.plan.splits > 1 ? static_cast<float*>(launch.workspace) + share * m_count * partial_columns(g) : nullptr;
+    const int run = partials ? 1 : launch.plan.access.c / int(sizeof(T));
+    if (adds_rows(g, work)) write_row_sums(rows, partials);
+    const int lane = thread_index() % 32;
+    const int warp_m = thread_index() / 32 % Traits::kWarpsM, warp_n = thread_index() / 32 / Traits::kWarpsM;
 #pragma unroll 1
     for (int part = 0; part < kBlocksM; ++part) {
 #pragma unroll
@@ -166,34 +118,21 @@ struct MmaWriter {
 #pragma unroll
           for (int j = 0; j < kBlocksN; ++j)
 #pragma unroll
-            for (int half = 0; half < 2; ++half)
-              Run<float, 2>{{sum[i][j][half * 2], sum[i][j][half * 2 + 1]}}.store(
-                  &out.sum[warp()][lane() / 4 + half * 8][j * 8 + lane() % 4 * 2], 2);
-      sync_warp();  // the rows are there
-      const int row = row_of_warp() + part * 16;
+            for (int e = 0; e < 4; ++e)
+              out.sum[warp_m * 16 + lane / 4 + e / 2 * 8][warp_n * Traits::kWarpN + j * 8 + lane % 4 * 2 + e % 2] =
+                  sum[i][j][e];
+      sync_threads();
       if (run == kRun)
-        write_rows<kRun>(work, to, row);
+        write_part<kRun>(part, to, partials);
+      else if (run == kRun / 2)
+        write_part<kRun / 2>(part, to, partials);
+      else if (run == kRun / 4 && kRun > 4)
+        write_part<kRun / 4>(part, to, partials);
       else
-        write_narrow<Traits>(g, launch, work, row, bias_table);
-      sync_warp();  // the rows have been read
+        write_part<1>(part, to, partials);
+      sync_threads();  // the part has been read
     }
   }
 };
-
-// Runs of fewer than 16 bytes, as a function that is called: its code would be three times as long as all else.
-template <class Traits>
-PW_CALLED void write_narrow(const Gemm& g, const GemmLaunch& launch, Work work, int row, int bias_table) {
-  using Writer = MmaWriter<Traits>;
-  using T = typename Traits::T;
-  const Writer writer{g, launch, output<Traits>(), 0, bias_table};
-  const Operands<T> to(g, launch.groups, work.group);
-  const int run = launch.plan.access.c / int(sizeof(T));
-  if (run == Writer::kRun / 2)
-    writer.template write_rows<Writer::kRun / 2>(work, to, row);
-  else if (run == Writer::kRun / 4 && Writer::kRun > 4)
-    writer.template write_rows<Writer::kRun / 4>(work, to, row);
-  else
-    writer.template write_rows<1>(work, to, row);
-}
 
 }  // namespace pw

@@ -5,6 +5,8 @@
 
 namespace pw {
 
+constexpr int kStages = 3;  // of shared memory, through which the steps of a product pass
+
 // WARPS_M x WARPS_N warps of WARP_M x 32 elements of C each.
 template <class T_, bool STRICT, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
 struct MmaTraits {

@@ -29,12 +29,16 @@ struct Tuning {
 
 inline Tuning forced_tuning;  // of the calls on a GPU: for tests there
 
-// Assumed of an H200, in bytes and operations per microsecond, until a GPU has measured them.
+// Of an H200, in bytes and operations per microsecond: fitted to 569 plans of bf16 layers at batch 32 (bench/plans.py,
+// bench/results/plans.H200.csv), of which they foretell the time within a third. Float32 was not measured.
 struct Model {
-  static constexpr double kMemory = 4.3e6, kCache = 5.5e6;  // device memory; second-level cache
-  static constexpr double kHalf = 490e6, kTf32 = 245e6, kStrict = 83e6, kFma = 60e6;
-  static constexpr double kClip = 2.5e6, kCurve = 0.5e6;        // derivatives: by comparisons; by functions
-  static constexpr double kLaunch = 2, kStep = 0.3, kTile = 1;  // us: a kernel; one step's latency; a tile's ends
+  static constexpr double kMemory = 4.3e6, kCache = 3e6;  // device memory; second-level cache
+  static constexpr double kHalf = 260e6, kTf32 = 130e6, kStrict = 44e6, kFma = 40e6;
+  static constexpr double kClip = 1.5e6, kCurve = 0.3e6;   // derivatives: by comparisons; by functions
+  static constexpr double kLaunch = 3, kStep = 0.45;       // us: a kernel; one step's latency
+  static constexpr double kTile = 1.7, kSums = 6.2 / (128 * 128);  // us: a tile's ends, and for each of its sums
+  static constexpr double kReduce = 45e3;                  // sums that reduce() finishes
+  static constexpr double kBackwardStep = 4;               // us: of backward_mma
 };
 
 enum class Kernel { mma, fma };
@@ -93,6 +97,13 @@ inline std::vector<Tile> candidate_tiles(const GemmPlan& p, const Gemm& g) {
   if (p.kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
   const bool strict = g.dtype == DType::f32 && !g.tf32;
   return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles) - !p.lean};
+}
+
+// How much longer gemm_mma takes than gemm_lean: it looks up the offset of every vector that it reads.
+inline double slowdown(const GemmPlan& p) {
+  if (p.kernel == Kernel::fma || p.lean) return 1;
+  const int narrowest = std::min({p.access.a.bytes, p.access.b.bytes, p.access.c});
+  return narrowest == 16 ? 1.5 : narrowest == 8 ? 2 : narrowest == 4 ? 3 : 4;
 }
 
 inline double operations_per_us(Kernel kernel, const Gemm& g) {
@@ -175,6 +186,12 @@ inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
           p.splits == 1 ? 0 : 2 * groups * double(p.splits) * m * columns * double(accumulator_bytes(g.dtype))};
 }
 
+// The sum of the shares, a launch of its own.
+inline double reduce_us(const Gemm& g, const GemmPlan& p, const Traffic& moved) {
+  const double sums = double(p.groups) * double(g.m.count()) * double(partial_columns(g));
+  return Model::kLaunch + std::max(moved.partials / Model::kCache, sums / Model::kReduce);
+}
+
 // The longest of: device memory; the waves of tiles, each the longest of its products, its operands from the cache and
 // the latency of its steps. Then the partial sums. Where W stays, it comes before the first wave.
 inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
@@ -190,8 +207,9 @@ inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const 
   const double operands = row * depth * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
   const double latency = double(p.steps_per_split) * Model::kStep;
-  const double tiles = waves * (std::max({products + derivatives, operands, latency}) + Model::kTile);
-  const double partial = p.splits == 1 ? 0 : Model::kLaunch + moved.partials / Model::kCache;
+  const double ends = Model::kTile + Model::kSums * tile.m * tile.n;
+  const double tiles = waves * (slowdown(p) * std::max({products + derivatives, operands, latency}) + ends);
+  const double partial = p.splits == 1 ? 0 : reduce_us(g, p, moved);
   const double before = stays ? weights * bytes * depth * share / Model::kCache : 0;
   return Model::kLaunch + std::max(moved.memory / Model::kMemory, before + tiles) + partial;
 }

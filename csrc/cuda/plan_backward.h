@@ -92,7 +92,7 @@ inline double predict(const BackwardPlan& p, const Gemm& dw, const Tuning& tunin
   const double blocks = kBackwardBlocks * double(tuning.multiprocessors), pixels = blocks * kBackwardPixels;
   const double products = 4.0 * p.out * p.in * pixels / operations_per_us(Kernel::mma, dw);
   const double derivatives = dw.gate.present() ? p.out * pixels / derivatives_per_us(activation, dw.gate.mask) : 0;
-  const double step = std::max(products + derivatives, 2 * Model::kStep);  // two products, one after the other
+  const double step = std::max(products + derivatives, Model::kBackwardStep);
   const double waves = double(divide_up(p.splits, int64_t(blocks)));
   const double steps = waves * (double(p.tiles_per_split) * step + Model::kTile);
   return 2 * Model::kLaunch + std::max(memory_bytes(dw) / Model::kMemory, steps) +

@@ -16,7 +16,7 @@ PW_HD int reduce_width(int64_t splits) { return kReduceThreads / reduce_parts(sp
 
 // partials: (groups, splits, m, columns), contiguous
 template <class T>
-PW_KERNEL(kReduceThreads, 4)
+PW_KERNEL(kReduceThreads, 3)
 reduce(PW_PARAMETER Gemm g, PW_PARAMETER GroupSteps steps, const void* partials, int64_t columns, int64_t groups,
        int64_t splits) {
   using Acc = acc_t<T>;

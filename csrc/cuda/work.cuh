@@ -1,7 +1,6 @@
 // The share of a product that a block works on.
 #pragma once
 #include "intrin.cuh"
-#include "offsets.cuh"
 #include "plan.h"
 
 namespace pw {
@@ -14,24 +13,26 @@ struct GemmLaunch {
 };
 
 struct Work {
-  int64_t m0, n0;  // first row and column of C
-  int group, split;
+  int64_t m0, n0, group, split;  // first row and column of C
+  bool other_weight;             // than that of the block's tile before
 };
 
-// The tile of C that is number `index`: tiles along the shorter side of C follow one another, so that what they read of
-// the longer side's operand is still in the cache.
-PW_CALLED Work find_work(const GemmPlan& p, bool n_first, int64_t index) {
+// The tile of C that is number `work`: tiles along the shorter side of C follow one another, so that what they read of
+// the longer side's operand is still in the cache. By one thread, for all; ends with a barrier.
+PW_CALLED void select_work(const Gemm& g, const GemmPlan& p, int64_t work, bool first, Work& selected) {
+  const bool n_first = g.pixels == Pixels::on_m;
   const int64_t inner = n_first ? p.tiles_n : p.tiles_m, outer = n_first ? p.tiles_m : p.tiles_n;
-  const int64_t rows = divide(index, inner), i = index - rows * inner;
-  const int64_t shares = divide(rows, outer), j = rows - shares * outer;
-  const int64_t group = divide(shares, p.splits);
-  return {(n_first ? j : i) * p.tile_m, (n_first ? i : j) * p.tile_n, int(group), int(shares - group * p.splits)};
-}
-PW_DEVICE Work find_work(const Gemm& g, const GemmPlan& p, int64_t index) {
-  return find_work(p, g.pixels == Pixels::on_m, index);
+  if (thread_index() == 0) {
+    const int64_t i = work % inner, j = work / inner % outer, group = work / (inner * outer * p.splits);
+    const int64_t m0 = (n_first ? j : i) * p.tile_m, n0 = (n_first ? i : j) * p.tile_n;
+    selected.other_weight = first || group != selected.group || (n_first ? n0 != selected.n0 : m0 != selected.m0);
+    selected.m0 = m0, selected.n0 = n0, selected.group = group;
+    selected.split = work / (inner * outer) % p.splits;
+  }
+  sync_threads();
 }
 
-// The same of one group, where 32 bits count everything.
+// The same tiles, of one group, where 32 bits count everything.
 struct LeanWork {
   uint32_t m0, n0;
   int split;

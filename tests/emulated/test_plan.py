@@ -24,7 +24,8 @@ SIZES = [
 def test_tiles_and_shares_cover_the_product(emulated_ops, m, n, k, groups, dtype) -> None:
     chosen, *candidates = emulated_ops.plans(m, n, k, groups, dtype)
     assert chosen in candidates
-    assert len(candidates) == {torch.float32: 3, torch.float64: 1, torch.bfloat16: 6}[dtype]
+    lean = groups == 1 and k > 0 and n % 8 == 0 and k % 8 == 0 and max(n, k) < 2**31  # takes the largest tile too
+    assert len(candidates) == {torch.float32: 3, torch.float64: 1, torch.bfloat16: 6 if lean else 5}[dtype]
     for tile_m, tile_n, tiles_m, tiles_n, splits, steps, share, depth, work, workspace, weight_blocks in candidates:
         assert tiles_m == -(-m // tile_m)
         assert tiles_n == -(-n // tile_n)
@@ -32,7 +33,8 @@ def test_tiles_and_shares_cover_the_product(emulated_ops, m, n, k, groups, dtype
         assert splits * share >= steps > (splits - 1) * share - (k == 0), "every share has steps"
         assert work == tiles_m * tiles_n * groups * splits
         assert weight_blocks == 0 or (splits == 1 and weight_blocks % tiles_m == 0), "as many for each tile of channels"
-        assert workspace == (0 if splits == 1 else groups * splits * m * n * (8 if dtype == torch.float64 else 4))
+        sums = groups * splits * m * (n + n % 2)  # pairs of columns
+        assert workspace == (0 if splits == 1 else sums * (8 if dtype == torch.float64 else 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -46,9 +48,9 @@ def test_large_products_get_large_tiles(emulated_ops) -> None:
 
 
 def test_weights_that_fit_stay_in_shared_memory(emulated_ops) -> None:
-    """128 -> 512 channels of 28x28, batch 256: tiles that copied W each time would wait for the cache."""
-    assert 0 < emulated_ops.plans(512, 256 * 784, 128, 1, torch.bfloat16)[0][-1] <= 2 * 132
-    assert emulated_ops.plans(512, 784, 128, 1, torch.bfloat16)[0][-1] == 0, "each block has one tile"
+    """64 -> 256 channels of 56x56, batch 32, as on an H200: tiles that copied W each time would take longer."""
+    assert 0 < emulated_ops.plans(256, 32 * 3136, 64, 1, torch.bfloat16)[0][-1] <= 2 * 132
+    assert emulated_ops.plans(256, 784, 64, 1, torch.bfloat16)[0][-1] == 0, "each block has one tile"
     assert emulated_ops.plans(512, 256 * 49, 2048, 1, torch.bfloat16)[0][-1] == 0, "W does not fit"
 
 
@@ -113,5 +115,5 @@ def test_room_for_dx_and_dw_by_one_kernel(emulated_ops, out, inputs, room) -> No
     tiles, share, shares, workspace = numbers[2:6]
     assert tiles == -(-100_352 // 16)
     assert shares * share >= tiles > (shares - 1) * share
-    assert workspace == 4 * shares * out * (inputs + 1), "a column is db's"
+    assert workspace == 4 * shares * out * (inputs + 2 - inputs % 2), "a column is db's, and they are in pairs"
     assert emulated_ops.backward_plan(out, inputs, 100_352, torch.float32)[0][:2] == [0, 0]
