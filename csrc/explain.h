@@ -19,8 +19,8 @@ struct Prediction {
   double microseconds = 0;
 };
 
-// The launches of a call on CUDA or, where `gradients` (of each input, weight and bias) are wanted, of its backward pass,
-// whatever device the tensors are on, with what force_cuda_plan decided.
+// The launches of a call on CUDA or, where `gradients` (of each input, weight and bias) are wanted, of its backward
+// pass, whatever device the tensors are on, with what force_cuda_plan decided.
 std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, const std::vector<bool>& gradients);
 
 }  // namespace pw

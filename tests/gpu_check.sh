@@ -38,19 +38,20 @@ described=$("$python" -c "$describe") || exit 1
 gpu=${described%;*}
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-${described##*;}}
 
-step build 150 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
+step build 200 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
 step kernels 20 "$python" -c "from pointwise_ext.info import why_no_cuda; raise SystemExit(why_no_cuda())"
 ((failed)) && finish # every test would be skipped
-step tests 170 "$python" -m pytest -q tests/gpu
+step tests 90 "$python" -m pytest -q -n "${WORKERS:-8}" tests/gpu
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
     # Only our kernels, all in namespace pw; uncached memory, so that each tensor has bounds of its own.
-    step "$tool" 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+    step "$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
       --report-api-errors no --kernel-name kernel_substring=pw "$python" -m pytest -q -m sanitizer -p no:cacheprovider tests/gpu
   done
 else
   summary+=("compute-sanitizer      not on PATH: skipped")
 fi
-step bench 110 "$python" -m bench --device cuda --quick
-step peers 40 "$python" -m bench.kernels --to bench/results/kernels.csv
+step bench 110 "$python" -m bench --device cuda --quick --cold
+step peers 45 "$python" -m bench.kernels --to bench/results/kernels.csv
+step plans 55 "$python" -m bench.plans --dtype bf16 --batch 32 --limit 35 --to bench/results/plans.csv
 finish

@@ -61,8 +61,8 @@ struct GemmLean {
       }
       stream.next(stage == 0 ? kStages - 1 : stage - 1);
       if (g.gate.mask.words) {
-        const int skip = (launch.plan.splits == 1 ? step : step + split_of(index) * int(launch.plan.steps_per_split)) *
-                         kDepth % 32;
+        const int skip =
+            (launch.plan.splits == 1 ? step : step + split_of(index) * int(launch.plan.steps_per_split)) * kDepth % 32;
         if (g.gate_on_a())
           apply_mask<kThreads>(g.gate.activation, Shared::plain().a[stage], Shared::masked().mask[stage], skip);
         else

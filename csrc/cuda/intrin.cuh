@@ -135,16 +135,15 @@ PW_DEVICE uint32_t round_tf32(float v) {
   return bits;
 }
 
-// More than 48 KiB have to be asked for, once for each kernel and device: all that a block may have, for what one thread
-// asks for holds for all others too.
+// More than 48 KiB have to be asked for, once for each kernel and device: all that a block may have, for what one
+// thread asks for holds for all others too.
 inline cudaError_t ask_for_shared_memory(const void* kernel) {
   static thread_local std::set<std::pair<const void*, int>> granted;
   int device = 0, most = 0;
   if (const cudaError_t error = cudaGetDevice(&device)) return error;
   if (!granted.insert({kernel, device}).second) return cudaSuccess;
   cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error == cudaSuccess)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
   if (error != cudaSuccess) granted.erase({kernel, device});
   return error;
 }

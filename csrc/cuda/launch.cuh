@@ -12,12 +12,11 @@ namespace pw {
 
 // C = epilogue(sum of partials, rows of `columns`) for `groups` products
 template <class T>
-const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t columns,
-                          int64_t groups, int64_t splits, Stream stream, const Tuning& tuning) {
+const char* launch_reduce(const Gemm& g, const GroupSteps& steps, const void* partials, int64_t columns, int64_t groups,
+                          int64_t splits, Stream stream, const Tuning& tuning) {
   const int64_t blocks = divide_up(groups * g.m.count() * reduce_threads(g, columns), reduce_width(splits));
-  return launch_kernel(reduce<T>, kReduceThreads * sizeof(acc_t<T>),
-                       std::min(blocks, tuning.max_blocks), kReduceThreads, stream, g, steps, partials,
-                       columns, groups, splits);
+  return launch_kernel(reduce<T>, kReduceThreads * sizeof(acc_t<T>), std::min(blocks, tuning.max_blocks),
+                       kReduceThreads, stream, g, steps, partials, columns, groups, splits);
 }
 
 template <class T>

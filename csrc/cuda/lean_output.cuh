@@ -36,7 +36,8 @@ struct LeanWriter {
     bias_from = first, bias_table ^= 1;
 #pragma unroll 1
     for (int i = thread_index(); i < (g.bias_on_m ? kTileM : kTileN); i += kThreads)
-      out.bias[bias_table][i] = first + i < count ? widen(static_cast<const T*>(g.bias)[(first + i) * g.bias_step]) : 0.0f;
+      out.bias[bias_table][i] =
+          first + i < count ? widen(static_cast<const T*>(g.bias)[(first + i) * g.bias_step]) : 0.0f;
   }
 
   // Adds the biases of neighbouring columns, or of their row.
@@ -128,7 +129,8 @@ struct LeanWriter {
 #pragma unroll
         for (int j = 0; j < Traits::kBlocksN; ++j)
           if (j * 8 < left)
-            Run<float, 2>{{sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]}}.store(to + i * 8 * columns + j * 8, 2);
+            Run<float, 2>{{sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]}}.store(to + i * 8 * columns + j * 8,
+                                                                                          2);
   }
 };
 

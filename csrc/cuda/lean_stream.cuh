@@ -1,5 +1,5 @@
-// The steps of a block of gemm_lean, tile after tile: each is copied kStages - 1 steps before it is multiplied, the next
-// tile's first ones while this tile is being written.
+// The steps of a block of gemm_lean, tile after tile: each is copied kStages - 1 steps before it is multiplied, the
+// next tile's first ones while this tile is being written.
 #pragma once
 #include "lean_shared.cuh"
 #include "work.cuh"
@@ -15,7 +15,9 @@ PW_DEVICE uint32_t lean_offset(bool flat, const Axis& axis, const Steps& steps, 
   const uint32_t inner = uint32_t(axis.size[kRank - 1]), step = uint32_t(steps.step[kRank - 1]);
   return flat ? index * step : nested_offset(inner, step, uint32_t(steps.step[kRank - 2]), index);
 }
-PW_DEVICE uint32_t lean_count(const Axis& axis) { return uint32_t(axis.size[kRank - 2]) * uint32_t(axis.size[kRank - 1]); }
+PW_DEVICE uint32_t lean_count(const Axis& axis) {
+  return uint32_t(axis.size[kRank - 2]) * uint32_t(axis.size[kRank - 1]);
+}
 
 // How THREADS copy a tile of one operand.
 template <int THREADS, class Tile>
@@ -89,7 +91,7 @@ struct LeanStream {
   LeanCopies<kThreads, TileA> a;
   LeanCopies<kThreads, TileB> b;
   const T *base_a = nullptr, *base_b = nullptr;
-  const uint32_t* words = nullptr;     // the thread's of the mask
+  const uint32_t* words = nullptr;        // the thread's of the mask
   int inner = 0, more_a = 0, more_b = 0;  // where k has two dimensions
 
   PW_DEVICE bool nested() const { return kNests && !launch.plan.flat_k; }

@@ -34,11 +34,11 @@ inline Tuning forced_tuning;  // of the calls on a GPU: for tests there
 struct Model {
   static constexpr double kMemory = 4.3e6, kCache = 3e6;  // device memory; second-level cache
   static constexpr double kHalf = 260e6, kTf32 = 130e6, kStrict = 44e6, kFma = 40e6;
-  static constexpr double kClip = 1.5e6, kCurve = 0.3e6;   // derivatives: by comparisons; by functions
-  static constexpr double kLaunch = 3, kStep = 0.45;       // us: a kernel; one step's latency
+  static constexpr double kClip = 1.5e6, kCurve = 0.3e6;           // derivatives: by comparisons; by functions
+  static constexpr double kLaunch = 3, kStep = 0.45;               // us: a kernel; one step's latency
   static constexpr double kTile = 1.7, kSums = 6.2 / (128 * 128);  // us: a tile's ends, and for each of its sums
-  static constexpr double kReduce = 45e3;                  // sums that reduce() finishes
-  static constexpr double kBackwardStep = 4;               // us: of backward_mma
+  static constexpr double kReduce = 45e3;                          // sums that reduce() finishes
+  static constexpr double kBackwardStep = 4;                       // us: of backward_mma
 };
 
 enum class Kernel { mma, fma };
@@ -263,7 +263,8 @@ inline bool is_lean(const Gemm& g, const GemmPlan& p) {
     if (!plain(part.k) || ((access.a.along_k || access.b.along_k) && part.k.count() % vector)) return false;
     if (!fits(part.a, g.m, part.k) || !fits(part.b, part.k, g.n)) return false;
     // A step reaches the next image at most, in operands that lie along k.
-    if (!p.flat_k && (g.segments > 1 || !access.a.along_k || !access.b.along_k || part.k.size[kRank - 1] < 32)) return false;
+    if (!p.flat_k && (g.segments > 1 || !access.a.along_k || !access.b.along_k || part.k.size[kRank - 1] < 32))
+      return false;
   }
   return g.segments == 1 || !g.gate.present();
 }

@@ -1,5 +1,5 @@
-// C = epilogue( sum_s partials[s] ): adds the shares of a split sum in an order that no run changes. Where there are row
-// sums, their shares are one more column; where there is a mask, a warp has the columns of a word.
+// C = epilogue( sum_s partials[s] ): adds the shares of a split sum in an order that no run changes. Where there are
+// row sums, their shares are one more column; where there is a mask, a warp has the columns of a word.
 #pragma once
 #include "epilogue.cuh"
 #include "intrin.cuh"

@@ -276,8 +276,8 @@ bool check_weight_stays(emulate::Schedule schedule) {
          check_gate<bf16>(300, 70, 95, Pixels::on_m, stays, schedule, true, false, 4, true);
 }
 
-// The kernel for operands that are read 16 bytes at a time, in every tile and layout, with tails; without and with masks,
-// shares and W that stays.
+// The kernel for operands that are read 16 bytes at a time, in every tile and layout, with tails; without and with
+// masks, shares and W that stays.
 bool check_lean(emulate::Schedule schedule) {
   want_lean = true;
   bool right = true;
@@ -314,8 +314,8 @@ bool check_images(emulate::Schedule schedule) {
   Axis pixels;
   pixels.size[kRank - 2] = images, pixels.size[kRank - 1] = size;
   const auto value = [](const Matrix& m, int64_t channel, int64_t pixel) {
-    return widen(static_cast<const bf16*>(m.data)[channel * m.row.step[kRank - 1] + pixel / size * m.col.step[kRank - 2] +
-                                                  pixel % size]);
+    return widen(static_cast<const bf16*>(
+        m.data)[channel * m.row.step[kRank - 1] + pixel / size * m.col.step[kRank - 2] + pixel % size]);
   };
   const Matrix x = image(in, true), dy = image(out, true), y = image(out, false), w = padded<bf16>(out, in, true, 1);
   Gemm forward, dw;
@@ -441,7 +441,8 @@ int main() {
   for (const emulate::Schedule schedule :
        {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
     if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) || !check_backwards(schedule) ||
-        !check_weight_stays(schedule) || !check_lean(schedule) || !check_images(schedule) || !check_activation_grad(200, 40, {8, 3}, schedule))
+        !check_weight_stays(schedule) || !check_lean(schedule) || !check_images(schedule) ||
+        !check_activation_grad(200, 40, {8, 3}, schedule))
       return 1;
   }
   if (!check_operands() || !check_gated_tiles()) return 1;
