@@ -142,10 +142,10 @@ inline GemmPlan fitted(GemmPlan p, const Gemm& g, int64_t block_bytes) {
   return p;
 }
 
-// The same sums by at most so many blocks: W stays where their number is a multiple of its tiles'.
+// The same sums by at most so many blocks: in gemm_lean W stays where their number is a multiple of its tiles.
 inline GemmPlan limited(GemmPlan p, const Gemm& g, int64_t max_blocks) {
   const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
-  if (p.weight_stays()) p.weight_blocks = std::min(p.weight_blocks, max_blocks) / tiles * tiles;
+  if (p.lean && p.weight_stays()) p.weight_blocks = std::min(p.weight_blocks, max_blocks) / tiles * tiles;
   return p;
 }
 
