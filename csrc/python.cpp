@@ -122,9 +122,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         return rows;
       },
       "The launches that the CUDA plans make of a call or, where gradients (of each input, weight and bias) are "
-      "wanted, "
-      "of its backward pass, on tensors of any device, as (kernel, M, N, K, blocks, bytes of device memory, bytes read "
-      "by tiles, microseconds predicted for an H200).");
+      "wanted, of its backward pass, on tensors of any device, as (kernel, M, N, K, blocks, bytes of device memory, "
+      "bytes read by tiles, microseconds predicted for an H200).");
   m.def(
       "force_cpu_plan",
       [](int turned, int packed, int streamed, int dots, int at_once, int split, int chunked, int widened) {

@@ -6,8 +6,6 @@
 
 namespace pw {
 
-// Finishes a warp's 16 rows with everything a product may end with, `row` the first one in the tile. A function that is
-// called: its instructions would keep the others from the cache.
 template <class Traits>
 PW_CALLED void finish_rows(const Gemm& g, const GemmLaunch& launch, LeanWork w, int row, int bias_table);
 
@@ -121,7 +119,7 @@ struct LeanWriter {
     const int lane = thread_index() % 32;
     const uint32_t columns = uint32_t(partial_columns(g)), n = w.n0 + column_of_warp() + lane % 4 * 2;
     const uint32_t first = w.m0 + row_of_warp() + lane / 4;
-    const int rows = int(lean_count(g.m)) - int(first), left = int(lean_count(g.n)) - int(n);  // a count of pairs
+    const int rows = int(lean_count(g.m)) - int(first), left = int(lean_count(g.n)) - int(n);  // even: pairs are whole
     float* const to = partials + int64_t(first) * columns + n;
 #pragma unroll
     for (int i = 0; i < Traits::kBlocksM * 2; ++i)
