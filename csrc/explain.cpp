@@ -72,7 +72,7 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
                    0,
                    0,
                    0,
-                   divide_up(count * g.m.count() * reduce_threads(g, partial_columns(g)), 256),
+                   divide_up(count * g.m.count() * reduce_threads(g, partial_columns(g)), reduce_width(p.splits)),
                    0,
                    moved.partials,
                    reduce_us(g, p, moved)};
@@ -109,7 +109,8 @@ bool predicted_one_pass(const std::vector<Products>& products, const ActivationG
                              (dw.row_sums ? " with db, " : ", ") + std::to_string(p.splits) + " shares of K",
                          dw.m.count(), dw.n.count(), cpu::total_k(dw), p.splits, memory_bytes(dw), memory_bytes(dw),
                          p.microseconds - sum});
-  predictions.push_back({"reduce", 0, 0, 0, divide_up(dw.m.count() * partial_columns(dw), 256), 0, partials, sum});
+  predictions.push_back(
+      {"reduce", 0, 0, 0, divide_up(dw.m.count() * partial_columns(dw), reduce_width(p.splits)), 0, partials, sum});
   return true;
 }
 

@@ -60,6 +60,14 @@ constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Partial sums have a column for row sums, and an even number of them, for pairs to be aligned.
 PW_HD int64_t partial_columns(const Gemm& g) { return (g.n.count() + (g.row_sums != nullptr) + 1) / 2 * 2; }
+constexpr int kReduceThreads = 256, kReduceWarps = kReduceThreads / 32;
+
+// Warps that share out the shares of 32 columns: of many shares, for more of them to be under way at once.
+PW_HD int reduce_parts(int64_t splits) { return splits < 32 ? 1 : kReduceWarps; }
+
+// Columns that a block adds up.
+PW_HD int reduce_width(int64_t splits) { return kReduceThreads / reduce_parts(splits); }
+
 // Threads that add up a row of shares: whole warps where they make words of a mask.
 PW_HD int64_t reduce_threads(const Gemm& g, int64_t columns) {
   return g.mask.words ? (g.n.count() + 31) / 32 * 32 : columns;

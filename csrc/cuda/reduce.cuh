@@ -3,16 +3,9 @@
 #pragma once
 #include "epilogue.cuh"
 #include "intrin.cuh"
+#include "plan.h"
 
 namespace pw {
-
-constexpr int kReduceThreads = 256, kReduceWarps = kReduceThreads / 32;
-
-// Warps that share out the shares of 32 columns: of many shares, for more of them to be under way at once.
-PW_HD int reduce_parts(int64_t splits) { return splits < 32 ? 1 : kReduceWarps; }
-
-// Columns that a block adds up.
-PW_HD int reduce_width(int64_t splits) { return kReduceThreads / reduce_parts(splits); }
 
 // partials: (groups, splits, m, columns), contiguous
 template <class T>
