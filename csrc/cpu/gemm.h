@@ -17,6 +17,7 @@ template <class T, class D>
 class Runner {
   using Elem = typename D::Elem;
   using Acc = typename D::Acc;
+  static constexpr bool kInChunks = D::kChunk > 1;  // by tile registers
 
  public:
   // `slot`: what is packed stays beside that of runners in other slots.
@@ -48,6 +49,7 @@ class Runner {
         forward(g, blocks, panels);
     }
     if (plan_.streamed) end_stream();
+    microkernel_.release();
     operands_.trim();
   }
 
@@ -91,7 +93,7 @@ class Runner {
     int segment = 0;
     int64_t position = 0;
     const int64_t k = cpu::total_k(g), longest = std::max(kLongestSum, (k / kSources + 2) / 2 * 2);
-    operands_.take(g, segment, position, longest, k);
+    operands_.take(g, segment, position, kInChunks ? std::max<int64_t>(k, 1) : longest, k);
     sweep(g, blocks, panels);
   }
 
@@ -157,21 +159,22 @@ class Runner {
     for (int c = 0; c < count; ++c) {
       for (int r = 0; r < m; ++r)
         sums[r * kBufferLanes + c] = g.bias ? bias_of(g)[g.bias_on_m ? rows.begin + r : column + c] : Acc(0);
-      for (int i = 0; i < operands_.stretches(); ++i)
-        kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row, operands_.dot_column(i, c), strips[i].k, sums + c,
-                              kBufferLanes);
+      if constexpr (!kInChunks)
+        for (int i = 0; i < operands_.stretches(); ++i)
+          kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row, operands_.dot_column(i, c), strips[i].k, sums + c,
+                                kBufferLanes);
     }
   }
 
   // Runs the microkernel of the right size.
-  void multiply(const Strip<Elem>* strips, int count, int64_t m, int64_t n, const Target<D>& t) const {
+  void multiply(const Strip<Elem>* strips, int count, int64_t m, int64_t n, const Target<D>& t) {
     constexpr int L = Vec<Acc>::size;
     if (n == 0) return;
     const int vectors = int(n + L - 1) / L, last = int(n) - (vectors - 1) * L;
-    kTiles<D>.of[vectors - 1][m - 1](strips, count, last, t);
+    microkernel_.run(strips, count, int(m), vectors, last, t);
   }
 
-  void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Acc* sums, int64_t step, bool add) const {
+  void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Acc* sums, int64_t step, bool add) {
     Target<D> t;
     t.sums = sums, t.sums_step = step, t.add = add, t.ahead = ahead_;
     multiply(strips, operands_.stretches(), rows.size(), columns.size(), t);
@@ -200,7 +203,8 @@ class Runner {
     return t;
   }
 
-  bool long_sum() const { return operands_.values() > kLongestSum && operands_.stretches() > 1; }
+  // Not of tile registers: what they sum up is rounded to bf16 anyway.
+  bool long_sum() const { return !kInChunks && operands_.values() > kLongestSum && operands_.stretches() > 1; }
 
   // Whether the tiles could be finished in registers, and were.
   bool in_registers(const Gemm& g, const Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
@@ -252,7 +256,7 @@ class Runner {
   }
 
   // Raw sums of a tile, `together` strips at a time.
-  void sum_strips(const Strip<Elem>* strips, int64_t m, int n, int together, Target<D> t, Acc* sums) const {
+  void sum_strips(const Strip<Elem>* strips, int64_t m, int n, int together, Target<D> t, Acc* sums) {
     t.sums = sums, t.sums_step = kBufferLanes;
     for (int i = 0; i == 0 || i < operands_.stretches(); i += std::max(together, 1)) {
       multiply(strips + i, together, m, n, t);
@@ -268,6 +272,7 @@ class Runner {
   int64_t weights_ = -1, pixels_ = -1;  // whose operands are packed
   Ahead* ahead_ = nullptr;
   Block<T> c_, z_, residual_;
+  Microkernel<D> microkernel_;
 };
 
 }  // namespace pw::PW_ISA

@@ -1,5 +1,8 @@
 // The table of functions of one instruction set, for a unit that has defined PW_ISA and PW_BYTES.
 #pragma once
+#ifdef PW_AMX
+#include "amx.h"
+#endif
 #include "backward.h"
 
 namespace pw::PW_ISA {
@@ -12,6 +15,9 @@ using Widened = std::conditional_t<(kBytes >= 32), Dot<float, T>, Dot<float>>;
 // Calls f with the storage type and multiplication of a dtype. `dot` asks for products of bf16 pairs.
 template <bool DOT, class F>
 void dispatch(DType dtype, F&& f) {
+#ifdef PW_AMX
+  return f(bf16{}, DotTiles{});  // of other types AVX-512's units take care
+#else
   switch (dtype) {
     case DType::f32:
       return f(float{}, Dot<float>{});
@@ -25,6 +31,7 @@ void dispatch(DType dtype, F&& f) {
 #endif
       return f(bf16{}, Widened<bf16>{});
   }
+#endif
 }
 
 template <bool DOT>
@@ -32,8 +39,8 @@ cpu::Tiling tiling(DType dtype) {
   cpu::Tiling result;
   dispatch<DOT>(dtype, [&](auto t, auto d) {
     using D = decltype(d);
-    constexpr bool stored = std::is_same_v<decltype(t), typename D::Elem> || D::kPack > 1;
-    result = {Vec<typename D::Acc>::size, kVectors, kRows, stored ? D::kPack : 0};
+    constexpr bool stored = std::is_same_v<decltype(t), typename D::Elem> || (D::kPack > 1 && D::kChunk == 1);
+    result = {Vec<typename D::Acc>::size, kVectors, Microkernel<D>::kMostRowsOf, stored ? D::kPack : 0};
   });
   return result;
 }

@@ -10,12 +10,18 @@ namespace pw::cpu {
 
 #if defined(__x86_64__)
 extern const Kernels avx512_bf16_kernels, avx512_kernels, avx2_kernels;
+#if defined(__linux__)
+extern const Kernels amx_kernels;
+#endif
 #endif
 extern const Kernels portable_kernels;
 
 const Kernels* const* all_kernels() {
   static const Kernels* const all[] = {
 #if defined(__x86_64__)
+#if defined(__linux__)
+      &amx_kernels,
+#endif
       &avx512_bf16_kernels, &avx512_kernels, &avx2_kernels,
 #endif
       &portable_kernels, nullptr};
@@ -43,9 +49,10 @@ struct Choice {
     if (wanted && !*wanted) wanted = nullptr;
     set = &choose(wanted);
 #if defined(__x86_64__)
-    if (set == &avx512_bf16_kernels) widening = &avx512_kernels;
+    const bool pairs = set == &avx512_bf16_kernels;
+    if (pairs || !std::strcmp(set->name, "amx")) widening = &avx512_kernels;
     // Sapphire Rapids reaches 150 GFLOP/s with vdpbf16ps where its fp32 multiply-adds reach 290; Zen 4 450 and 222.
-    slow_pairs = !wanted && __builtin_cpu_is("intel");
+    slow_pairs = !wanted && pairs && __builtin_cpu_is("intel");
 #endif
   }
 };

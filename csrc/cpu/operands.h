@@ -66,6 +66,7 @@ class Operands {
   using Acc = typename D::Acc;
   static constexpr bool kSame = std::is_same_v<T, Elem>;    // operands may be read in place
   static constexpr bool kWidens = !kSame && D::kPack == 1;  // or widened, row by row where k is consecutive
+  static constexpr bool kInChunks = D::kChunk > 1;          // or packed row by row for tile registers
 
  public:
   Operands(const Plan& plan, int slot) : plan_(plan), slot_(slot) {}
@@ -90,13 +91,13 @@ class Operands {
   void choose(const Gemm& g, Range blocks) {
     depth_ = 0;
     while (plan_.rows << (together_log2_ + 1) <= kPackedTogether) ++together_log2_;
-    a_direct_ = kSame || D::kPack == 2;
+    a_direct_ = kSame || (D::kPack == 2 && (!kInChunks || is_flat(g.m)));
     // Packed for several blocks: shorter vectors use little of each line they touch, and rows a multiple of 4 KB apart
     // push each other out of the caches: 512 -> 512 at 64x64 takes half the time.
     b_direct_ = kSame && (blocks.size() < kManyBlocks || (kBytes == 64 && !crowded(g)));
     for (int i = 0; i < stretches_; ++i) {
       const int64_t a_step = g.segment[stretch_[i].segment].a.col.step[kRank - 1], k = stretch_[i].k;
-      depth_ += cpu::ceil_div(k, D::kPack);
+      depth_ += packed_steps<D>(k);
       if (D::kPack == 2)  // a pair is one element: its two k must be neighbours, and none may be left over
         a_direct_ = a_direct_ && a_step == 1 && k % 2 == 0;
       else if (a_step != 1 && values_ > 64 && !plan_.at_once &&
@@ -104,13 +105,14 @@ class Operands {
         a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
     }
     if (cpu::forced.packed == 1) a_direct_ = b_direct_ = false;
-    a_widened_ = kWidens && cpu::forced.packed != 1;
+    a_in_rows_ = kWidens && cpu::forced.packed != 1;
     for (int i = 0; i < stretches_; ++i)
-      a_widened_ = a_widened_ && g.segment[stretch_[i].segment].a.col.step[kRank - 1] == 1;
-    if (a_widened_) {
+      a_in_rows_ = a_in_rows_ && g.segment[stretch_[i].segment].a.col.step[kRank - 1] == 1;
+    if (kInChunks) a_in_rows_ = !a_direct_;
+    if (a_in_rows_) {
       a_pitch_ = cpu::ceil_div(depth_, kApart) * kApart;
       if (a_pitch_ * int64_t(sizeof(Elem)) % kCrowded == 0) a_pitch_ += kApart;
-      for (int r = 0; r < kBlockRows; ++r) widened_rows_[r] = r * a_pitch_ * int64_t(sizeof(Elem));
+      for (int r = 0; r < kBlockRows; ++r) packed_rows_[r] = r * a_pitch_ * int64_t(sizeof(Elem));
     }
     for (int i = 0; i < stretches_; ++i)
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
@@ -131,7 +133,7 @@ class Operands {
       if (s.a.row.step[kRank - 1] != 1 || s.b.col.step[kRank - 1] != 1) return;
     }
     const Groups groups = groups_of(blocks);
-    if (!a_direct_ && !a_widened_ && !all_ready(a_ready_, groups.count)) {
+    if (!a_direct_ && !a_in_rows_ && !all_ready(a_ready_, groups.count)) {
       Elem* dst = a_scratch().get(groups.count * groups.size);
       pieces_.clear();
       for (int64_t i = 0; i < groups.count; ++i, dst += groups.size) {
@@ -174,25 +176,29 @@ class Operands {
       dst = a_scratch().get(groups.count * groups.size) + group * groups.size;
     }
     const int width = int(packed.size());
-    for (int64_t i = 0, at = 0; i < stretches_; at += stretch_[i++].k) {
+    for (int64_t i = 0, at = 0; i < stretches_; at += packed_steps<D>(stretch_[i++].k)) {
       const Matrix& a = g.segment[stretch_[i].segment].a;
       const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
-      const int64_t k_step = a.col.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
+      const int64_t k_step = a.col.step[kRank - 1], steps = packed_steps<D>(stretch_[i].k);
       strips[i].k = steps;
       if (a_direct_) {
+        strips[i].k = cpu::ceil_div(stretch_[i].k, D::kPack);
         const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, width);
         strips[i].a = reinterpret_cast<const Elem*>(start);
         strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
         strips[i].a_next = a_rows_[i].step() * rows.size();
         continue;
       }
-      if constexpr (kWidens)
-        if (a_widened_) {
+      if constexpr (kWidens || kInChunks)
+        if (a_in_rows_) {
           if (!a_ready_[group]) {
             const int64_t start = a_rows_[i].seek(packed.begin, width);
-            widen_rows(p + start, a_rows_[i].table(), width, stretch_[i].k, dst + at, a_pitch_);
+            if constexpr (kInChunks)
+              pack_rows<T, D>(p + start, a_rows_[i].table(), width, stretch_[i].k, k_step, dst + at, a_pitch_);
+            else
+              widen_rows(p + start, a_rows_[i].table(), width, stretch_[i].k, dst + at, a_pitch_);
           }
-          strips[i].a = dst + (rows.begin - packed.begin) * a_pitch_ + at, strips[i].a_row = widened_rows_;
+          strips[i].a = dst + (rows.begin - packed.begin) * a_pitch_ + at, strips[i].a_row = packed_rows_;
           strips[i].a_step = 1, strips[i].a_next = 0;
           continue;
         }
@@ -216,7 +222,7 @@ class Operands {
     for (int i = 0; i < stretches_; ++i) {
       const Matrix& b = g.segment[stretch_[i].segment].b;
       const T* p = static_cast<const T*>(b.data) + stretch_[i].b_offset;
-      const int64_t k_step = b.row.step[kRank - 1], steps = cpu::ceil_div(stretch_[i].k, D::kPack);
+      const int64_t k_step = b.row.step[kRank - 1], steps = packed_steps<D>(stretch_[i].k);
       Columns place;
       place.seek(g.n, b.col, columns.begin, n);
       if (b_direct_ && place.unit && (kBytes == 64 || n % L == 0)) {
@@ -229,7 +235,10 @@ class Operands {
         if (int64_t(b_ready_.size()) != slots) b_ready_.assign(slots, false);
         dst = b_scratch().get(slots * panel_size()) + slot * panel_size();
       }
-      if (!b_ready_[slot]) pack<T, D>(p + place.start, place.counted(n), n, stretch_[i].k, k_step, dst, ld);
+      if (!b_ready_[slot]) {
+        pack<T, D>(p + place.start, place.counted(n), n, stretch_[i].k, k_step, dst, ld);
+        fill_chunk<D>(dst + cpu::ceil_div(stretch_[i].k, D::kPack) * ld, stretch_[i].k, ld);
+      }
       strips[i].b = dst, strips[i].b_step = ld, strips[i].b_ahead = 0;
       dst += steps * ld;
     }
@@ -261,7 +270,7 @@ class Operands {
   };
   Groups groups_of(Range blocks) const {
     const int64_t together = int64_t(1) << together_log2_;
-    return {cpu::ceil_div(blocks.size(), together), (a_widened_ ? a_pitch_ : depth_) * together * plan_.rows + kApart};
+    return {cpu::ceil_div(blocks.size(), together), (a_in_rows_ ? a_pitch_ : depth_) * together * plan_.rows + kApart};
   }
   Range rows_of_group(Range blocks, int64_t group) const {
     const int64_t first = blocks.begin + (group << together_log2_);
@@ -304,10 +313,10 @@ class Operands {
 
   const Plan& plan_;
   const int slot_;
-  bool a_direct_ = false, b_direct_ = false, a_widened_ = false;
+  bool a_direct_ = false, b_direct_ = false, a_in_rows_ = false;
   int64_t values_ = 0, depth_ = 0;                  // of k, and elements they make, in all stretches
   int stretches_ = 0, together_log2_ = 0;           // blocks packed together, as a power of two
-  int64_t a_pitch_ = 0, widened_rows_[kBlockRows];  // elements from one widened row to the next, and bytes to each
+  int64_t a_pitch_ = 0, packed_rows_[kBlockRows];  // elements from one packed row to the next, and bytes to each
   Stretch stretch_[kStrips];
   Rows a_rows_[kStrips];
   const Elem* dot_b_[kStrips][cpu::kMostDots];

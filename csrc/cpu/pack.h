@@ -1,6 +1,7 @@
 // Packing: a few rows or columns of an operand as dst[k][x], so that a tile reads it with unit stride. It widens
 // 16-bit types, or pairs neighbouring k of bf16, on the way.
 #pragma once
+#include "plan.h"
 #include "tile.h"
 
 namespace pw::PW_ISA {
@@ -135,6 +136,19 @@ void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_s
   }
 }
 
+// Elements of k that `k` values take where they are packed,
+template <class D>
+constexpr int64_t packed_steps(int64_t k) {
+  return cpu::ceil_div(k, D::kPack * D::kChunk) * D::kChunk;
+}
+// the last of them zeros, in rows from `dst` on; returns their end.
+template <class D>
+typename D::Elem* fill_chunk(typename D::Elem* dst, int64_t k, int64_t ld) {
+  if constexpr (D::kChunk == 1) return dst;
+  const int64_t missing = packed_steps<D>(k) - cpu::ceil_div(k, D::kPack);
+  return std::fill_n(dst, missing * ld, typename D::Elem(0));
+}
+
 // dst[x][k] = source(x, k), widened; k has unit stride. A tile broadcasts from such rows as well as from packed ones.
 template <class T>
 void widen_rows(const T* p, const int64_t* x_offset, int count, int64_t k, acc_t<T>* dst, int64_t pitch) {
@@ -147,6 +161,34 @@ void widen_rows(const T* p, const int64_t* x_offset, int count, int64_t k, acc_t
   }
 }
 
+// dst[x][k] = source(x, k), in whole chunks of k filled up with zeros: rows as a tile register takes them.
+template <class T, class D>
+void pack_rows(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_step, typename D::Elem* dst,
+               int64_t pitch) {
+  using V = Vec<typename D::Acc>;
+  constexpr int L = V::size, kValues = L * D::kPack;
+  const auto to = [=](int x, int64_t at) { return reinterpret_cast<typename D::Acc*>(dst + x * pitch + at / D::kPack); };
+  if (k_step == 1) {
+    for (int x = 0; x < count; ++x)
+      for (int64_t at = 0; at < k; at += kValues)
+        store(to(x, at), load_k<T, D>(p + x_offset[x] + at, int(std::min<int64_t>(kValues, k - at))), L);
+    return;
+  }
+  alignas(64) typename D::Elem square[L * kPackedTogether] = {};
+  for (int64_t at = 0; at < k; at += kValues) {
+    const int64_t values = std::min<int64_t>(kValues, k - at), steps = (values + D::kPack - 1) / D::kPack;
+    pack<T, D>(p + at * k_step, x_offset, count, values, k_step, square, kPackedTogether);
+    std::fill(square + steps * kPackedTogether, std::end(square), typename D::Elem(0));
+    for (int x = 0; x < count; x += L) {
+      V rows[L];
+#pragma GCC unroll 16
+      for (int i = 0; i < L; ++i) rows[i] = load(reinterpret_cast<typename D::Acc*>(square + i * kPackedTogether + x), L);
+      transpose(rows);
+      for (int i = 0; i < std::min(L, count - x); ++i) store(to(x + i, at), rows[i], L);
+    }
+  }
+}
+
 // Neighbouring x from `first` on, and where the next step of k goes, `ld` elements long.
 template <class Elem>
 struct Piece {
@@ -155,7 +197,7 @@ struct Piece {
   Elem* dst;
 };
 
-// The same for several pieces of x whose steps of k are read together; x has unit stride.
+// pack() for several pieces of x whose steps of k are read together; x has unit stride.
 template <class T, class D>
 void pack_pieces(const T* p, int64_t k, int64_t k_step, std::vector<Piece<typename D::Elem>>& pieces) {
   for (int64_t at = 0; at < k; at += D::kPack, p += D::kPack * k_step)
@@ -164,6 +206,7 @@ void pack_pieces(const T* p, int64_t k, int64_t k_step, std::vector<Piece<typena
       std::fill(piece.dst + piece.count, piece.dst + piece.ld, typename D::Elem(0));
       piece.dst += piece.ld;
     }
+  for (auto& piece : pieces) piece.dst = fill_chunk<D>(piece.dst, k, piece.ld);
 }
 
 }  // namespace pw::PW_ISA

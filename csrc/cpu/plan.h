@@ -185,7 +185,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   // C with consecutive rows is stored in squares of `lanes` rows, which tiles of 4 or 8 rows make up without remainder.
   p.upright = g.pixels != Pixels::on_k && g.m.count() == g.m.size[kRank - 1] && g.c.row.step[kRank - 1] == 1 &&
               (g.c.col.step[kRank - 1] != 1 || p.n == 1);
-  const int most_vectors = p.upright ? std::min(tiling.vectors, 3) : tiling.vectors;
+  const int most_vectors = p.upright && tiling.rows[0] != tiling.lanes ? std::min(tiling.vectors, 3) : tiling.vectors;
   const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
   const bool whole_lines = g.c.row.step[kRank - 1] * element_bytes % kLineBytes == 0;
   p.line_vectors = !p.upright && whole_lines ? std::max(1, kLineBytes / (tiling.lanes * element_bytes)) : 1;
@@ -201,7 +201,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   p.panels_per_run = panels_of(vectors);
   p.panels = p.panels_per_run * (p.n / p.run);
   p.tile_rows = tiling.rows[vectors - 1];
-  if (p.upright) p.tile_rows = std::min(p.tile_rows >= 8 ? 8 : 4, tiling.lanes);
+  if (p.upright && p.tile_rows != tiling.lanes) p.tile_rows = std::min(p.tile_rows >= 8 ? 8 : 4, tiling.lanes);
   p.rows = int(std::min<int64_t>(p.upright ? tiling.lanes : p.tile_rows, p.m));
   p.blocks = ceil_div(p.m, p.rows);
 

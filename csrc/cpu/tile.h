@@ -29,7 +29,8 @@ struct Dot {
   using Elem = T;
   using Acc = T;
   using Store = S;
-  static constexpr int kPack = 1;  // values of k in one element
+  static constexpr int kPack = 1;   // values of k in one element
+  static constexpr int kChunk = 1;  // elements of k that packed operands come in
   static PW_INLINE Vec<T> load_b(const T* p, int n) {
     if constexpr (kBytes == 64) return load(p, n);  // a mask costs nothing here; elsewhere tails are packed
     return load(p, Vec<T>::size);
@@ -58,7 +59,7 @@ struct DotBf16 {
   using Elem = uint32_t;
   using Acc = float;
   using Store = bf16;
-  static constexpr int kPack = 2;
+  static constexpr int kPack = 2, kChunk = 1;
   static PW_INLINE Vec<float> load_b(const uint32_t* p, int) {
     return Vec<float>((Vec<float>::Raw)_mm512_castsi512_ps(_mm512_loadu_si512(p)));
   }
@@ -313,5 +314,15 @@ struct Tiles {
 };
 template <class D>
 inline constexpr Tiles<D> kTiles{};
+
+// The tiles of one way to multiply, and what they keep from one to the next.
+template <class D>
+struct Microkernel {
+  static constexpr const int* kMostRowsOf = kRows;  // by vectors
+  void run(const Strip<typename D::Elem>* strips, int count, int rows, int vectors, int last, const Target<D>& t) {
+    kTiles<D>.of[vectors - 1][rows - 1](strips, count, last, t);
+  }
+  void release() {}
+};
 
 }  // namespace pw::PW_ISA
