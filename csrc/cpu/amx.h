@@ -99,6 +99,7 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
   if (t.init == Init::per_column)
     for (int n = 0; n < NV; ++n) store(start + n * L, load(t.bias + n * L, lanes(n)), L);
   finish_stores();
+  const bool whole = t.sums && last == L;  // sums may be read and written in whole registers
   const V low(t.low), high(t.high);
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const bool from_low = t.low > -kInfinity, to_high = t.high < kInfinity;
@@ -106,18 +107,19 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
   for (int64_t index = 0; index < t.tiles; ++index) {
     bf16* const c = t.c + index * t.c_next;
     const bf16* const residual = t.residual + index * t.residual_next;
-    switch (t.init) {
-      case Init::zero:
-        zero_tiles<NV>();
-        break;
-      case Init::per_row:
-        for (int m = 0; m < rows; ++m) store(start + m * L, V(t.bias[index * rows + m]), L);
-        finish_stores();
-        load_tiles<NV>(start, 0, 64);
-        break;
-      case Init::per_column:
-        load_tiles<NV>(start, L, 0);
-        break;
+    float* const to = t.sums + index * rows * t.sums_step;
+    if (t.partial) {
+      load_tiles<NV>(t.partial + index * rows * kMostLanes, L, kMostLanes * 4);
+    } else if (whole && t.add) {
+      load_tiles<NV>(to, L, t.sums_step * 4);
+    } else if (t.init == Init::per_row) {
+      for (int m = 0; m < rows; ++m) store(start + m * L, V(t.bias[index * rows + m]), L);
+      finish_stores();
+      load_tiles<NV>(start, 0, 64);
+    } else if (t.init == Init::per_column) {
+      load_tiles<NV>(start, L, 0);
+    } else {
+      zero_tiles<NV>();
     }
     for (int m = 0; m < rows; ++m) {
       for (int n = 0; n < NV; n += 2) {  // a line
@@ -141,13 +143,17 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
         multiply_tiles<NV>(rest, 64, b, b_bytes);
       }
     }
+    if (whole) {
+      store_tiles<NV>(to, t.sums_step * 4);
+      continue;
+    }
     store_tiles<NV>(sums, kColumns * 4);
     if (t.sums) {
       for (int m = 0; m < rows; ++m)
         for (int n = 0; n < NV; ++n) {
-          float* to = t.sums + m * t.sums_step + n * L;
+          float* at = to + m * t.sums_step + n * L;
           const V v = load(sums + m * kColumns + n * L, L);
-          store(to, t.add ? load(to, lanes(n)) + v : v, lanes(n));
+          store(at, t.add ? load(at, lanes(n)) + v : v, lanes(n));
         }
       continue;
     }

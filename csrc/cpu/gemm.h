@@ -8,9 +8,7 @@
 namespace pw::PW_ISA {
 
 constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // of a tile that is finished in memory: its columns and dots
-// Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
-// blocks its sums too.
-constexpr int64_t kLongestSum = 512;
+constexpr int64_t kPartialRows = 512;     // of partial sums, 128 KB: a part of the second-level cache
 constexpr int64_t kNearValues = 4 << 10;  // of A that the dots after the vectors still find in the first-level cache
 
 template <class T, class D>
@@ -92,8 +90,8 @@ class Runner {
   void forward(const Gemm& g, Range blocks, Range panels) {
     int segment = 0;
     int64_t position = 0;
-    const int64_t k = cpu::total_k(g), longest = std::max(kLongestSum, (k / kSources + 2) / 2 * 2);
-    operands_.take(g, segment, position, kInChunks ? std::max<int64_t>(k, 1) : longest, k);
+    const int64_t k = cpu::total_k(g);
+    operands_.take(g, segment, position, k, k);
     sweep(g, blocks, panels);
   }
 
@@ -127,18 +125,48 @@ class Runner {
       operands_.b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
       if (dots) operands_.dot_columns(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
-      for (int64_t block = blocks.begin, tiles = 1; block < blocks.end; block += tiles) {
-        const Range rows = plan_.rows_of(block);
-        operands_.a_strips(g, block, blocks, strips);
-        if (even) tiles = plan_.blocks_alike(block, blocks.end);
-        if (dots)
-          tiles = std::min(
-              tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
-        if (sums)
-          sum_tile(strips, rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
-        else
-          result_tiles(g, strips, rows, tiles, columns, vector_columns);
+      const int64_t pieces = sums || vector_columns == 0 || plan_.piece == 0 ? 1 : cpu::ceil_div(operands_.depth(), piece_length());
+      const int64_t group = pieces == 1 ? blocks.size() : std::max<int64_t>(1, kPartialRows / plan_.rows);
+      for (Range some{blocks.begin, blocks.begin}; some.begin < blocks.end; some.begin = some.end) {
+        some.end = std::min(some.begin + group, blocks.end);
+        for (int64_t piece = 0; piece < pieces; ++piece)
+          for (int64_t block = some.begin, tiles = 1; block < some.end; block += tiles) {
+            const Range rows = plan_.rows_of(block);
+            operands_.a_strips(g, block, blocks, strips);
+            if (even) tiles = plan_.blocks_alike(block, some.end);
+            if (dots)
+              tiles = std::min(
+                  tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
+            take_piece(strips, piece, pieces, rows.begin - plan_.rows_of(some.begin).begin);
+            if (sums)
+              sum_tile(rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
+            else if (piece + 1 < pieces)
+              partial_tiles(g, rows, tiles, columns, vector_columns);
+            else
+              result_tiles(g, strips, rows, tiles, columns, vector_columns);
+          }
       }
+    }
+  }
+
+  // Elements of k in one piece of the sums.
+  int64_t piece_length() const { return plan_.piece / D::kPack; }
+
+  // The strips' elements of a piece, and where the sums of the pieces before it are, in rows from `row` on.
+  void take_piece(const Strip<Elem>* strips, int64_t piece, int64_t pieces, int64_t row) {
+    static thread_local Scratch<Acc> partial;
+    piece_ = piece, parts_ = 0;
+    partial_ = pieces == 1 ? nullptr : partial.get((kPartialRows + kBlockRows) * kMostLanes) + row * kMostLanes;
+    int64_t begin = pieces == 1 ? 0 : piece * piece_length(), left = pieces == 1 ? operands_.depth() : piece_length();
+    for (int i = 0; i < operands_.stretches() && left > 0; ++i) {
+      const int64_t length = cpu::ceil_div(strips[i].k, D::kChunk) * D::kChunk;
+      if (begin < length) {
+        Strip<Elem>& part = part_[parts_++] = strips[i];
+        part.a += begin * part.a_step, part.b += begin * part.b_step;
+        part.k = std::min(left, part.k - begin);
+        left -= std::min(left, length - begin);
+      }
+      begin = std::max<int64_t>(0, begin - length);
     }
   }
 
@@ -154,62 +182,86 @@ class Runner {
                      : static_cast<const Acc*>(g.bias);
   }
 
-  void dot_tile(const Gemm& g, const Strip<Elem>* strips, Range rows, int64_t column, int count, Acc* sums) const {
+  // Columns along k of rows that are `r` below the strips'.
+  void dot_tile(const Gemm& g, const Strip<Elem>* strips, int r0, Range rows, int64_t column, int count,
+                Acc* sums) const {
     const int m = int(rows.size());
     for (int c = 0; c < count; ++c) {
       for (int r = 0; r < m; ++r)
         sums[r * kBufferLanes + c] = g.bias ? bias_of(g)[g.bias_on_m ? rows.begin + r : column + c] : Acc(0);
       if constexpr (!kInChunks)
         for (int i = 0; i < operands_.stretches(); ++i)
-          kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row, operands_.dot_column(i, c), strips[i].k, sums + c,
+          kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row + r0, operands_.dot_column(i, c), strips[i].k, sums + c,
                                 kBufferLanes);
     }
   }
 
-  // Runs the microkernel of the right size.
-  void multiply(const Strip<Elem>* strips, int count, int64_t m, int64_t n, const Target<D>& t) {
+  // Runs the microkernel of the right size, on m rows of the strips from row r on.
+  void multiply(int r, int64_t m, int64_t n, const Target<D>& t) {
     constexpr int L = Vec<Acc>::size;
     if (n == 0) return;
     const int vectors = int(n + L - 1) / L, last = int(n) - (vectors - 1) * L;
-    microkernel_.run(strips, count, int(m), vectors, last, t);
+    for (int i = 0; i < parts_; ++i) part_[i].a_row += r;
+    microkernel_.run(part_, parts_, int(m), vectors, last, t);
+    for (int i = 0; i < parts_; ++i) part_[i].a_row -= r;
   }
 
-  void sum_tile(const Strip<Elem>* strips, Range rows, Range columns, Acc* sums, int64_t step, bool add) {
+  void sum_tile(Range rows, Range columns, Acc* sums, int64_t step, bool add) {
     Target<D> t;
     t.sums = sums, t.sums_step = step, t.add = add, t.ahead = ahead_;
-    multiply(strips, operands_.stretches(), rows.size(), columns.size(), t);
+    multiply(0, rows.size(), columns.size(), t);
+  }
+
+  // Sums of a piece that is not the last, added to those of the pieces before.
+  void partial_tiles(const Gemm& g, Range rows, int64_t tiles, Range columns, int n) {
+    Target<D> t = target(g, rows, columns);
+    t.tiles = tiles, t.sums = partial_, t.sums_step = kMostLanes, t.add = piece_ > 0, t.partial = nullptr;
+    for (int r = 0; r < rows.size(); r += plan_.tile_rows) {
+      multiply(r, std::min<int64_t>(plan_.tile_rows, rows.size() - r), n, t);
+      next_rows(t);
+    }
+  }
+
+  // Moves a target on to the next tile of a block.
+  void next_rows(Target<D>& t) const {
+    if (t.init == Init::per_row) t.bias += plan_.tile_rows;
+    t.sums += plan_.tile_rows * t.sums_step;
+    if (t.partial) t.partial += plan_.tile_rows * kMostLanes;
   }
 
   // `tiles` tiles below one another, `rows` those of the first: the first n columns in vectors, the others as dots.
   void result_tiles(const Gemm& g, Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
-    const int finished = in_registers(g, strips, rows, tiles, columns, n) ? n : 0;
+    const int finished = in_registers(g, rows, tiles, columns, n) ? n : 0;
     if (finished == columns.size()) return;
     const int64_t m = rows.size();
     for (; tiles > 0; --tiles, rows.begin += m, rows.end += m) {
       in_memory(g, strips, rows, columns, n, finished);
-      if (tiles > 1)
-        for (int i = 0; i < operands_.stretches(); ++i)
-          strips[i].a = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(strips[i].a) + strips[i].a_next);
+      if (tiles == 1) break;
+      const auto next = [](Strip<Elem>& s) {
+        s.a = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(s.a) + s.a_next);
+      };
+      std::for_each(strips, strips + operands_.stretches(), next);
+      std::for_each(part_, part_ + parts_, next);
+      if (partial_) partial_ += m * kMostLanes;
     }
   }
 
   Target<D> target(const Gemm& g, Range rows, Range columns) const {
     Target<D> t;
     t.ahead = ahead_;
-    if (g.bias) {
+    if (piece_ > 0) {
+      t.partial = partial_;
+    } else if (g.bias) {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
       t.bias = bias_of(g) + (g.bias_on_m ? rows.begin : columns.begin);
     }
     return t;
   }
 
-  // Not of tile registers: what they sum up is rounded to bf16 anyway.
-  bool long_sum() const { return !kInChunks && operands_.values() > kLongestSum && operands_.stretches() > 1; }
-
   // Whether the tiles could be finished in registers, and were.
-  bool in_registers(const Gemm& g, const Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
+  bool in_registers(const Gemm& g, Range rows, int64_t tiles, Range columns, int n) {
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (long_sum() || !clamps_ || plan_.upright || !c_.unit() || !residual_.unit() || z_.data) return false;
+      if (!clamps_ || plan_.upright || !c_.unit() || !residual_.unit() || z_.data) return false;
       const int m = int(rows.size());
       c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
       Target<D> t = target(g, rows, columns);
@@ -220,7 +272,7 @@ class Runner {
         t.residual_next = m * residual_.row.step();
       t.low = low_, t.high = high_;
       t.streamed = plan_.streamed && c_.on_lines(tiles > 1 ? std::max(m, 2) : m);
-      multiply(strips, operands_.stretches(), m, n, t);
+      multiply(0, m, n, t);
       return true;
     }
     return false;
@@ -228,7 +280,7 @@ class Runner {
 
   // One tile by way of a buffer, without the columns that are finished already.
   void in_memory(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns, int n, int finished) {
-    const int m = int(rows.size()), all = int(columns.size()), stretches = operands_.stretches();
+    const int m = int(rows.size()), all = int(columns.size());
     Target<D> t = target(g, rows, columns);
     c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m), z_.seek_rows(rows.begin, m);
     const bool streamed = plan_.streamed && finished == 0 && c_.on_lines(m);
@@ -238,30 +290,18 @@ class Runner {
       for (int r = 0; r < m; ++r)
         for (int c = finished; c < all; c += 64 / int(sizeof(T))) __builtin_prefetch(c_.first + c_.row[r] + c, 1);
     alignas(64) Acc buffer[kBlockRows * kBufferLanes];
-    Strip<Elem> part[kStrips];
-    std::copy(strips, strips + stretches, part);
+    t.sums = buffer, t.sums_step = kBufferLanes;
     for (int r = 0; r < m; r += plan_.tile_rows) {
       const Range some{rows.begin + r, std::min(rows.begin + r + plan_.tile_rows, rows.end)};
-      Acc* sums = buffer + r * kBufferLanes;
-      if (finished == 0) sum_strips(part, some.size(), n, long_sum() ? 1 : stretches, t, sums);
-      dot_tile(g, part, some, columns.begin + n, all - n, sums + n);
-      for (int i = 0; i < stretches; ++i) part[i].a_row += plan_.tile_rows;
-      if (t.init == Init::per_row) t.bias += plan_.tile_rows;
+      if (finished == 0) multiply(r, some.size(), n, t);
+      dot_tile(g, strips, r, some, columns.begin + n, all - n, t.sums + n);
+      next_rows(t);
     }
     const Finish<T, D> finish{buffer, kBufferLanes, m, c_, z_, residual_, g.activation, streamed};
     if (plan_.upright && z_.upright() && residual_.upright())
       finish.run_upright(finished, all);
     else
       finish.run(finished, all);
-  }
-
-  // Raw sums of a tile, `together` strips at a time.
-  void sum_strips(const Strip<Elem>* strips, int64_t m, int n, int together, Target<D> t, Acc* sums) {
-    t.sums = sums, t.sums_step = kBufferLanes;
-    for (int i = 0; i == 0 || i < operands_.stretches(); i += std::max(together, 1)) {
-      multiply(strips + i, together, m, n, t);
-      t.init = Init::zero, t.add = true;
-    }
   }
 
   const cpu::Job& job_;
@@ -272,6 +312,10 @@ class Runner {
   int64_t weights_ = -1, pixels_ = -1;  // whose operands are packed
   Ahead* ahead_ = nullptr;
   Block<T> c_, z_, residual_;
+  Strip<Elem> part_[kStrips];  // the piece of the strips that is added up
+  int parts_ = 0;
+  int64_t piece_ = 0;
+  Acc* partial_ = nullptr;
   Microkernel<D> microkernel_;
 };
 

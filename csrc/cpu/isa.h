@@ -40,7 +40,7 @@ cpu::Tiling tiling(DType dtype) {
   dispatch<DOT>(dtype, [&](auto t, auto d) {
     using D = decltype(d);
     constexpr bool stored = std::is_same_v<decltype(t), typename D::Elem> || (D::kPack > 1 && D::kChunk == 1);
-    result = {Vec<typename D::Acc>::size, kVectors, Microkernel<D>::kMostRowsOf, stored ? D::kPack : 0};
+    result = {Vec<typename D::Acc>::size, kVectors, Microkernel<D>::kMostRowsOf, D::kPack, D::kPack * D::kChunk, stored};
   });
   return result;
 }

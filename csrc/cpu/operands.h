@@ -72,7 +72,8 @@ class Operands {
   Operands(const Plan& plan, int slot) : plan_(plan), slot_(slot) {}
 
   int stretches() const { return stretches_; }
-  int64_t values() const { return values_; }  // of k in all stretches
+  int64_t values() const { return values_; }  // of k in all stretches, and elements
+  int64_t depth() const { return depth_; }
   const Elem* dot_column(int stretch, int column) const { return dot_b_[stretch][column]; }
 
   // Moves on to the next stretches.

@@ -107,6 +107,19 @@ PW_INLINE void round_store(T* p, Vec<acc_t<T>> v, int n) {
     store(p, v, n);
 }
 
+// Most rows of a tile of 1, 2, ... vectors: accumulators, one row of B and a broadcast fill the registers.
+#if PW_BYTES == 64
+constexpr int kVectors = 4;  // 32 registers
+constexpr int kRows[kVectors] = {14, 12, 8, 6};
+#else
+constexpr int kVectors = 2;  // 16 registers
+constexpr int kRows[kVectors] = {8, 6};
+#endif
+constexpr int kMostRows = kRows[0];
+constexpr int kBlockRows = 16;       // of tiles that are finished together
+constexpr int kPackedTogether = 32;  // rows: a vector of bf16
+constexpr int kMostLanes = kVectors * kBytes / 4;
+
 enum class Init { zero, per_row, per_column };
 
 // Rows of memory that are read next, `bytes` each: fetched into the second-level cache a few lines at a time, so that
@@ -132,7 +145,8 @@ struct Target {
   using Store = typename D::Store;
   Init init = Init::zero;
   const Acc* bias = nullptr;  // of the first row, or column
-  Acc* sums = nullptr;        // raw accumulators go here, or else
+  const Acc* partial = nullptr;  // rows of kMostLanes that are added to the accumulators
+  Acc* sums = nullptr;           // where those go raw, or else
   int64_t sums_step = 0;
   bool add = false;    // ... are added to what is there
   Store* c = nullptr;  // clamp(sum + residual, low, high) goes here
@@ -213,12 +227,20 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
     }
   }
 
+  const auto each = [&](auto change) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) acc[m][n] = change(acc[m][n], m, n);
+  };
+  if (t.partial)
+    each([&](V v, int m, int n) { return v + load(t.partial + (index * MR + m) * kMostLanes + n * L, L); });
   if (t.sums) {
 #pragma GCC unroll 16
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
       for (int n = 0; n < NV; ++n) {
-        Acc* to = t.sums + m * t.sums_step + n * L;
+        Acc* to = t.sums + (index * MR + m) * t.sums_step + n * L;
         store(to, t.add ? load(to, lanes(n)) + acc[m][n] : acc[m][n], lanes(n));
       }
     return;
@@ -226,12 +248,6 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
   const V low(t.low), high(t.high);
   constexpr Acc kInfinity = std::numeric_limits<Acc>::infinity();
   const bool from_low = t.low > -kInfinity, to_high = t.high < kInfinity;
-  const auto each = [&](auto change) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) acc[m][n] = change(acc[m][n], m, n);
-  };
   if (t.residual) each([&](V v, int m, int n) { return v + load(residual + t.residual_row[m] + n * L, lanes(n)); });
   if (from_low) each([&](V v, int, int) { return select(v < low, low, v); });
   if (to_high) each([&](V v, int, int) { return select(v > high, high, v); });
@@ -268,19 +284,6 @@ void dot(const typename D::Elem* a, const int64_t* a_row, const typename D::Elem
 #pragma GCC unroll 16
   for (int m = 0; m < MR; ++m) sums[m * sums_step] += sum_of(acc[m]);
 }
-
-// Most rows of a tile of 1, 2, ... vectors: accumulators, one row of B and a broadcast fill the registers.
-#if PW_BYTES == 64
-constexpr int kVectors = 4;  // 32 registers
-constexpr int kRows[kVectors] = {14, 12, 8, 6};
-#else
-constexpr int kVectors = 2;  // 16 registers
-constexpr int kRows[kVectors] = {8, 6};
-#endif
-constexpr int kMostRows = kRows[0];
-constexpr int kBlockRows = 16;       // of tiles that are finished together
-constexpr int kPackedTogether = 32;  // rows: a vector of bf16
-constexpr int kMostLanes = kVectors * kBytes / 4;
 
 template <class D>
 using DotFunction = void (*)(const typename D::Elem*, const int64_t*, const typename D::Elem*, int64_t,
