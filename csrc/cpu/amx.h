@@ -130,15 +130,21 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
     }
     for (int s = 0; s < count; ++s) {
       const Strip<uint32_t>& strip = strips[s];
+      const bool fetches_a = strip.a_ahead && index + 1 < t.tiles;
       const char* a = reinterpret_cast<const char*>(strip.a) + index * strip.a_next + strip.a_row[0];
       const int64_t a_bytes = rows > 1 ? strip.a_row[1] - strip.a_row[0] : 64, b_bytes = strip.b_step * 4;
       const uint32_t* b = strip.b;
       int64_t k = strip.k;
-      for (; k >= DotTiles::kChunk; k -= DotTiles::kChunk, a += 64, b += DotTiles::kChunk * strip.b_step)
+      for (; k >= DotTiles::kChunk; k -= DotTiles::kChunk, a += 64, b += DotTiles::kChunk * strip.b_step) {
         multiply_tiles<NV>(a, a_bytes, b, b_bytes);
+        if (fetches_a)
+          for (int m = 0; m < rows; ++m) __builtin_prefetch(a + strip.a_next + m * a_bytes);
+      }
       if (k > 0) {  // what follows in A's rows is not zero
-        for (int m = 0; m < rows; ++m)
+        for (int m = 0; m < rows; ++m) {
           _mm512_store_si512(rest + m * L, _mm512_maskz_loadu_epi32(lanes16(int(k)), a + m * a_bytes));
+          if (fetches_a) __builtin_prefetch(a + strip.a_next + m * a_bytes);
+        }
         finish_stores();
         multiply_tiles<NV>(rest, 64, b, b_bytes);
       }

@@ -18,6 +18,7 @@ struct Strip {
   int64_t a_step;
   const Elem* b;
   int64_t b_step;
+  bool a_ahead = false;  // whether the next tile's rows are to be fetched
   int64_t b_ahead;  // elements beyond b to fetch, where prefetchers do not follow its rows; 0: packed, or near
   int64_t k;
 };
