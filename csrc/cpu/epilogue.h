@@ -47,6 +47,8 @@ struct Block {
     round_store<D>(lanes, v, n);
     for (int i = 0; i < n; ++i) first[row[r] + column.table[c + i]] = lanes[i];
   }
+  // How far column c lies from where it would be if columns were consecutive elements.
+  int64_t shift(int c) const { return !data || column.unit ? 0 : column.table[c] - c; }
   T* at_column(int c) const { return first + (column.unit ? c : column.table[c]); }
 };
 
@@ -62,9 +64,27 @@ struct Finish {
   const Activation& activation;
   bool streamed = false;  // y is too large for the caches; its rows start at multiples of a line
 
-  // Columns [begin, end), row by row.
+  // Columns [begin, end), row by row: all at once where they are consecutive elements, image by image where those are
+  // long enough.
   void run(int begin, int end) const {
-    if (!y.unit() || !z.unit() || !residual.unit()) return run_scattered(begin, end);
+    if (y.unit() && z.unit() && residual.unit()) return run_rows(begin, end);
+    constexpr int kLeast = L / 4;
+    for (int from = begin, to = from; from < end; from = to) {
+      const int64_t shifts[] = {y.shift(from), z.shift(from), residual.shift(from)};
+      const auto follows = [&](int c) {
+        return y.shift(c) == shifts[0] && z.shift(c) == shifts[1] && residual.shift(c) == shifts[2];
+      };
+      while (to < end && follows(to)) ++to;
+      if (to - from >= kLeast) {
+        run_rows(from, to);
+      } else {
+        to = std::min(end, from + L);
+        run_scattered(from, to);
+      }
+    }
+  }
+
+  void run_rows(int begin, int end) const {
     with_activation(activation, [this, begin, end](auto of) {
       for (int r = 0; r < rows; ++r) run_row(of, r, begin, end);
     });
@@ -74,8 +94,9 @@ struct Finish {
   template <class F>
   PW_INLINE void run_row(F of, int r, int begin, int end) const {
     const acc_t<T>* const from = sums + r * ld;
-    T *const to = y.first + y.row[r], *const to_z = z.data ? z.first + z.row[r] : nullptr;
-    const T* const add = residual.data ? residual.first + residual.row[r] : nullptr;
+    T* const to = y.first + y.row[r] + y.shift(begin);
+    T* const to_z = z.data ? z.first + z.row[r] + z.shift(begin) : nullptr;
+    const T* const add = residual.data ? residual.first + residual.row[r] + residual.shift(begin) : nullptr;
     const bool past = streamed;
     const auto result = [=](int c, int n) {
       V v = load(from + c, n);

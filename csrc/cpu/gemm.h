@@ -284,7 +284,7 @@ class Runner {
     const int m = int(rows.size()), all = int(columns.size());
     Target<D> t = target(g, rows, columns);
     c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m), z_.seek_rows(rows.begin, m);
-    const bool streamed = plan_.streamed && finished == 0 && c_.on_lines(m);
+    const bool streamed = plan_.streamed && finished == 0 && c_.unit() && c_.on_lines(m);
     if (plan_.upright)
       for (int c = 0; c < all; ++c) __builtin_prefetch(c_.at_column(c), 1);
     else if (!streamed && c_.unit())  // as in one_tile
