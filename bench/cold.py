@@ -13,7 +13,7 @@ from bench.operands import Problem
 _CPUS = Path("/sys/devices/system/cpu")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _UNKNOWN = 64 << 20  # where the system does not tell: past what most desktops have
-_MOST_SETS = {"cpu": 4096, "cuda": 256}  # a CUDA graph has a node for each
+_MOST_SETS = {"cpu": 8192, "cuda": 256}  # a CUDA graph has a node for each
 
 
 def last_level_cache(device: str, cpus: Path = _CPUS) -> int:

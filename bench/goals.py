@@ -123,7 +123,7 @@ def _fp16(results: Results, layout: str) -> Verdict:
     """fp16 against bf16 on the same layers, forward, where both are computed in fp32."""
     rows = [row for row in results.judged if (row.mode, row.layout) == ("forward", layout) and is_ours(row)]
     times = {(row.dtype, row.layer): row.median_us for row in rows if row.suite != "host"}
-    fallback = results.environment.get("kernels") != "avx512_bf16"
+    fallback = results.environment.get("kernels") not in ("amx", "avx512_bf16")
     ratios = [times["bf16", layer] / us for (dtype, layer), us in times.items()
               if fallback and dtype == "fp16" and ("bf16", layer) in times]  # fmt: skip
     return Verdict("fp16 over bf16 computed in fp32", "fp16", layout, FP16_OVER_BF16, geomean(ratios))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -34,6 +35,11 @@ PLANS = [
     {"widened": 1},
     {"widened": 1, "turned": 1, "streamed": 1},
     {"widened": 1, "chunked": 100},
+    {"pieces": 0},
+    {"pieces": 1},
+    {"pieces": 1, "packed": 1},
+    {"pieces": 1, "turned": 1},
+    {"pieces": 1, "widened": 1},
 ]
 # 49 and 196 pixels leave 1 and 4 columns over; 64 channels are whole lines; the others are ragged in every dimension.
 SHAPES = {
@@ -103,6 +109,38 @@ def test_chunks_make_only_the_gradients_asked_for(force, needed: tuple[bool, ...
     every = backward(True, True, True)
     (alone,) = backward(*needed)
     assert_bitwise_equal(alone, every[needed.index(True)], str(needed))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("plan", [{}, {"packed": 1}, {"turned": 1}, {"pieces": 1}, {"widened": 1}], ids=str)
+def test_what_is_not_finite_stays_where_it_belongs(force, plan: dict, layout: str) -> None:
+    """Operands are filled up with zeros, and zero times infinity is not zero."""
+    force(**plan)
+    for channels, dtype in [(c, dtype) for c in (3, 24, 33, 48, 100) for dtype in DTYPES]:
+        t = Problem(channels=(channels,), out_channels=21, size=(5, 9), layout=layout, dtype=dtype).placed()
+        x, weight = t["x0"].requires_grad_(), t["weight"].requires_grad_()
+        with torch.no_grad():
+            x[0, :, 2, 3], x[1, 0, 4, 8] = math.inf, math.nan
+            weight[7, 0], weight[20, -1] = -math.inf, math.nan
+        lost = torch.zeros(2, 21, 5, 9, dtype=torch.bool)
+        lost[:, 7] = lost[:, 20] = lost[0, :, 2, 3] = lost[1, :, 4, 8] = True
+        y = pw.pointwise_conv(x, weight, t["bias"])
+        assert torch.equal(~y.isfinite(), lost), (channels, dtype)
+        with torch.no_grad():
+            x[0, 1:, 2, 3] = 1  # all that is left in dW are channel 0, and a gradient's
+        y = pw.pointwise_conv(x, weight, t["bias"])
+        dy = torch.ones_like(y)
+        dy[0, 4, 1, 1] = math.inf
+        dx, dw = torch.autograd.grad(y, [x, weight], dy)
+        pixel = torch.zeros_like(lost[:, 0])
+        pixel[0, 1, 1] = True
+        for channel in range(channels):
+            everywhere = channel in (0, channels - 1)  # where W is not finite
+            assert torch.equal(~dx.isfinite()[:, channel], pixel | everywhere), (channels, dtype, channel)
+        rows = torch.zeros(21, dtype=torch.bool)
+        rows[4] = True
+        for channel in range(channels):
+            assert torch.equal(~dw.isfinite()[:, channel, 0, 0], rows | (channel == 0)), (channels, dtype, channel)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
