@@ -88,6 +88,19 @@ PW_INLINE void multiply_tiles(const void* a, int64_t a_bytes, const uint32_t* b,
   }
 }
 
+// Fetches the rows of the next tile in the order of memory, `lines` each, which the prefetchers take up.
+struct NextRows {
+  const char* row;
+  int64_t row_bytes, lines, line = 0;
+
+  PW_INLINE void fetch(int count) {
+    for (; count > 0; --count) {
+      __builtin_prefetch(row + line * 64);
+      if (++line == lines) line = 0, row += row_bytes;
+    }
+  }
+};
+
 // Tiles below one another, of `rows` rows each; the registers have their shape.
 template <int NV>
 void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int last, const Target<DotTiles>& t) {
@@ -130,21 +143,19 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
     }
     for (int s = 0; s < count; ++s) {
       const Strip<uint32_t>& strip = strips[s];
-      const bool fetches_a = strip.a_ahead && index + 1 < t.tiles;
       const char* a = reinterpret_cast<const char*>(strip.a) + index * strip.a_next + strip.a_row[0];
       const int64_t a_bytes = rows > 1 ? strip.a_row[1] - strip.a_row[0] : 64, b_bytes = strip.b_step * 4;
       const uint32_t* b = strip.b;
       int64_t k = strip.k;
+      NextRows next{a + strip.a_ahead, a_bytes, (k + DotTiles::kChunk - 1) / DotTiles::kChunk};
       for (; k >= DotTiles::kChunk; k -= DotTiles::kChunk, a += 64, b += DotTiles::kChunk * strip.b_step) {
         multiply_tiles<NV>(a, a_bytes, b, b_bytes);
-        if (fetches_a)
-          for (int m = 0; m < rows; ++m) __builtin_prefetch(a + strip.a_next + m * a_bytes);
+        if (strip.a_ahead) next.fetch(rows);
       }
       if (k > 0) {  // what follows in A's rows is not zero
-        for (int m = 0; m < rows; ++m) {
+        for (int m = 0; m < rows; ++m)
           _mm512_store_si512(rest + m * L, _mm512_maskz_loadu_epi32(lanes16(int(k)), a + m * a_bytes));
-          if (fetches_a) __builtin_prefetch(a + strip.a_next + m * a_bytes);
-        }
+        if (strip.a_ahead) next.fetch(rows);
         finish_stores();
         multiply_tiles<NV>(rest, 64, b, b_bytes);
       }

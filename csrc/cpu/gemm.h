@@ -137,7 +137,8 @@ class Runner {
             if (dots)
               tiles = std::min(
                   tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
-            for (int i = 0; kInChunks && i < operands_.stretches(); ++i) strips[i].a_ahead = panel == panels.begin;
+            if (panel != panels.begin || plan_.upright)
+              for (int i = 0; i < operands_.stretches(); ++i) strips[i].a_ahead = 0;  // A is near
             take_piece(strips, piece, pieces, rows.begin - plan_.rows_of(some.begin).begin);
             if (sums)
               sum_tile(rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);

@@ -32,6 +32,11 @@ class Rows {
     fill_offsets(*axis_, *steps_, begin, count, scale_, table_);
     return 0;
   }
+  // From one position to another, zero beyond the last.
+  int64_t distance(int64_t from, int64_t to) const {
+    if (flat_) return (to - from) * step_;
+    return to < axis_->count() ? (offset(*axis_, *steps_, to) - offset(*axis_, *steps_, from)) * scale_ : 0;
+  }
   bool unit() const { return flat_ && step_ == scale_; }  // consecutive elements
   bool flat() const { return flat_; }
   int64_t step() const { return step_; }  // between neighbouring rows, where flat

@@ -92,7 +92,7 @@ class Operands {
   void choose(const Gemm& g, Range blocks) {
     depth_ = 0;
     while (plan_.rows << (together_log2_ + 1) <= kPackedTogether) ++together_log2_;
-    a_direct_ = kSame || (D::kPack == 2 && (!kInChunks || is_flat(g.m)));
+    a_direct_ = kSame || (D::kPack == 2 && (!kInChunks || is_flat(g.m) || plan_.within_runs));
     // Packed for several blocks: shorter vectors use little of each line they touch, and rows a multiple of 4 KB apart
     // push each other out of the caches: 512 -> 512 at 64x64 takes half the time.
     b_direct_ = kSame && (blocks.size() < kManyBlocks || (kBytes == 64 && !crowded(g)));
@@ -188,6 +188,7 @@ class Operands {
         strips[i].a = reinterpret_cast<const Elem*>(start);
         strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
         strips[i].a_next = a_rows_[i].step() * rows.size();
+        if (kInChunks) strips[i].a_ahead = a_rows_[i].distance(rows.begin, rows.end);
         continue;
       }
       if constexpr (kWidens || kInChunks)
@@ -200,7 +201,7 @@ class Operands {
               widen_rows(p + start, a_rows_[i].table(), width, stretch_[i].k, dst + at, a_pitch_);
           }
           strips[i].a = dst + (rows.begin - packed.begin) * a_pitch_ + at, strips[i].a_row = packed_rows_;
-          strips[i].a_step = 1, strips[i].a_next = 0;
+          strips[i].a_step = 1, strips[i].a_next = strips[i].a_ahead = 0;
           continue;
         }
       if (!a_ready_[group]) {
@@ -208,7 +209,7 @@ class Operands {
         pack<T, D>(p + start, a_rows_[i].table(), width, stretch_[i].k, k_step, dst, width);
       }
       strips[i].a = dst + (rows.begin - packed.begin), strips[i].a_row = kPackedRows.table, strips[i].a_step = width,
-      strips[i].a_next = 0;
+      strips[i].a_next = strips[i].a_ahead = 0;
       dst += steps * width;
     }
     if (dst) a_ready_[group] = true;

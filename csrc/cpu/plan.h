@@ -32,6 +32,7 @@ constexpr int64_t kReduceAtOnce = 1024;          // pixels that dW is summed up 
 constexpr int64_t kLongestSum = 512;
 constexpr int64_t kPanelBytes = 32 << 10;  // of B that all of a group's tiles take from the first-level cache
 constexpr int64_t kFewBlocks = 4;          // that read B too seldom to keep it near
+constexpr int64_t kLeastRows = 12;         // of tiles that multiply faster than rows are packed for 16
 constexpr double kPackCost = 16;                 // of one element, in multiplications
 constexpr int64_t kShortSum = 32, kNarrow = 16;  // values of k, rows or columns: little reuse of what is widened
 constexpr int kMostDots = 4;                     // columns: each costs about 1/16 of the vector they would leave idle
@@ -74,6 +75,7 @@ struct Plan {
   int64_t piece = 0;         // values of k added up at a time, but for dW; 0: all
   bool at_once = false;      // dW over so few pixels that it runs like forward
   int64_t k_parts = 1;       // units of pixels (dW only), each with partial sums of its own
+  bool within_runs = false;  // blocks end where a run of rows that lie evenly ends
   bool upright;              // C's rows are consecutive elements, its columns are not
   bool streamed = false;     // C bypasses the caches: it would not stay there until it is read
   int64_t units;             // of one product: m_parts * n_parts * k_parts
@@ -275,7 +277,14 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       break;
     }
   }
-  if (!p.upright) {
+  // Tile registers read rows that lie evenly: 14 of an image's 14 or 28 do, with stride 2 too.
+  const int64_t even_rows = g.m.size[kRank - 1];
+  if (tiling.chunk > tiling.pack && !p.upright && even_rows != p.m) {
+    const int64_t rows = ceil_div(even_rows, ceil_div(even_rows, p.tile_rows));
+    p.within_runs = even_rows % rows == 0 && rows >= kLeastRows;
+    if (p.within_runs) p.rows = int(rows), p.blocks = p.m / rows, p.m_parts = std::min(p.m_parts, p.blocks);
+  }
+  if (!p.upright && !p.within_runs) {
     p.blocks = std::min(p.m, ceil_div(p.blocks, p.m_parts) * p.m_parts);
     p.rows = int(ceil_div(p.m, p.blocks));
   }

@@ -15,10 +15,10 @@ struct Strip {
   const Elem* a;
   const int64_t* a_row;  // offset of each row in bytes: a pair of bf16 may start at any of them
   int64_t a_next;        // bytes to the next of several tiles
+  int64_t a_ahead = 0;   // bytes to the tile whose rows are fetched meanwhile; 0: they are near
   int64_t a_step;
   const Elem* b;
   int64_t b_step;
-  bool a_ahead = false;  // whether the next tile's rows are to be fetched
   int64_t b_ahead;  // elements beyond b to fetch, where prefetchers do not follow its rows; 0: packed, or near
   int64_t k;
 };
