@@ -192,6 +192,7 @@ inline int64_t piece_of(int64_t k, int64_t columns, int64_t blocks, const Tiling
 inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int element_bytes, int threads) {
   Plan p;
   p.lanes = tiling.lanes;
+  const bool in_tiles = tiling.chunk > tiling.pack;  // of AMX
   p.m = g.m.count(), p.n = g.n.count();
   const int64_t k = total_k(g), widest = int64_t(tiling.lanes) * tiling.vectors;
   const double flops = 2.0 * double(p.m) * double(p.n) * double(std::max<int64_t>(k, 1));
@@ -250,8 +251,13 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       p.n_parts = std::min(p.panels, std::max(p.m_parts >= tasks ? 1 : ceil_div(tasks, p.m_parts), weight_parts));
       // Few pixels: share out the weights instead, so that hardly any thread packs what another packs too.
       if (tasks > 1 && p.m < kFewPixels) {
-        p.n_parts = p.panels;
-        p.m_parts = shared(p.panels % tasks ? ceil_div(wanted, p.panels) : 1, p.blocks, p.panels);
+        // All panels of a thread one after the other, on pixels that stay in the cache: tile registers are so fast that
+        // reading X once for each panel costs up to a third.
+        if (in_tiles && p.panels % tasks == 0 && p.m * k * element_bytes > 3 * kCacheBytes) {
+          p.n_parts = tasks, p.m_parts = std::min(p.blocks, ceil_div(p.blocks, std::max<int64_t>(fitting, 8)));
+        } else {
+          p.n_parts = p.panels, p.m_parts = shared(ceil_div(wanted, p.panels), p.blocks, p.panels);
+        }
       }
       break;
     }
@@ -279,7 +285,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   }
   // Tile registers read rows that lie evenly: 14 of an image's 14 or 28 do, with stride 2 too.
   const int64_t even_rows = g.m.size[kRank - 1];
-  if (tiling.chunk > tiling.pack && !p.upright && even_rows != p.m) {
+  if (in_tiles && !p.upright && even_rows != p.m) {
     const int64_t rows = ceil_div(even_rows, ceil_div(even_rows, p.tile_rows));
     p.within_runs = even_rows % rows == 0 && rows >= kLeastRows;
     if (p.within_runs) p.rows = int(rows), p.blocks = p.m / rows, p.m_parts = std::min(p.m_parts, p.blocks);
