@@ -19,24 +19,25 @@ constexpr int kTileRows = 16;
 // Compilers take it that the instructions read no memory: what they read must be there before.
 PW_INLINE void finish_stores() { asm volatile("" ::: "memory"); }
 
-// The registers' shapes, for A and C of `rows` rows: loaded where those change, 47 ns each time, and given back at the
-// end, for other code's sake.
+// The registers' shapes, for A and C of `rows` rows and `depth` elements of k in A and B: loaded where those change,
+// 47 ns each time, and given back at the end, for other code's sake.
 class TileRegisters {
  public:
   TileRegisters() = default;
   TileRegisters(const TileRegisters&) = delete;
   ~TileRegisters() { release(); }
-  void shape(int rows) {
-    if (rows == rows_) return;
+  void shape(int rows, int depth) {
+    if (rows == rows_ && depth == depth_) return;
     struct alignas(64) {
       uint8_t palette = 1, start = 0, reserved[14] = {};
       uint16_t bytes[16] = {};
       uint8_t rows[16] = {};
     } shapes;
-    for (int i = 0; i < 8; ++i) shapes.bytes[i] = 64, shapes.rows[i] = uint8_t(i < 5 ? rows : kTileRows);
+    for (int i = 0; i < 8; ++i) shapes.bytes[i] = 64, shapes.rows[i] = uint8_t(i < 5 ? rows : depth);
+    shapes.bytes[4] = uint16_t(depth * 4);
     finish_stores();
     _tile_loadconfig(&shapes);
-    rows_ = rows;
+    rows_ = rows, depth_ = depth;
   }
   void release() {
     if (rows_) _tile_release();
@@ -44,7 +45,7 @@ class TileRegisters {
   }
 
  private:
-  int rows_ = 0;
+  int rows_ = 0, depth_ = 0;
 };
 
 // Their numbers are part of the instructions: C's are 0 to 3, A's is 4, B's are 5 to 7.
@@ -101,9 +102,10 @@ struct NextRows {
   }
 };
 
-// Tiles below one another, of `rows` rows each; the registers have their shape.
+// Tiles below one another, of `rows` rows each; the registers have their shape, and take `depth` elements of k.
 template <int NV>
-void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int last, const Target<DotTiles>& t) {
+void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int depth, int last,
+                        const Target<DotTiles>& t) {
   using V = Vec<float>;
   constexpr int L = V::size, kColumns = NV * L;
   alignas(64) float start[kTileRows * L], sums[kTileRows * kColumns];
@@ -147,8 +149,8 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
       const int64_t a_bytes = rows > 1 ? strip.a_row[1] - strip.a_row[0] : 64, b_bytes = strip.b_step * 4;
       const uint32_t* b = strip.b;
       int64_t k = strip.k;
-      NextRows next{a + strip.a_ahead, a_bytes, (k + DotTiles::kChunk - 1) / DotTiles::kChunk};
-      for (; k >= DotTiles::kChunk; k -= DotTiles::kChunk, a += 64, b += DotTiles::kChunk * strip.b_step) {
+      NextRows next{a + strip.a_ahead, a_bytes, (k * 4 + 63) / 64};
+      for (; k >= depth; k -= depth, a += depth * 4, b += depth * strip.b_step) {
         multiply_tiles<NV>(a, a_bytes, b, b_bytes);
         if (strip.a_ahead) next.fetch(rows);
       }
@@ -197,12 +199,21 @@ struct Microkernel<DotTiles> {
   void run(const Strip<uint32_t>* strips, int count, int rows, int vectors, int last, const Target<DotTiles>& t) {
     constexpr decltype(&tiles_in_registers<1>) kOf[kVectors] = {tiles_in_registers<1>, tiles_in_registers<2>,
                                                                 tiles_in_registers<3>, tiles_in_registers<4>};
-    registers_.shape(rows);
-    kOf[vectors - 1](strips, count, rows, last, t);
+    const int depth = count == 1 ? depth_of(strips[0].k) : DotTiles::kChunk;
+    registers_.shape(rows, depth);
+    kOf[vectors - 1](strips, count, rows, depth, last, t);
   }
   void release() { registers_.release(); }
 
  private:
+  // Elements of k at a time that leave nothing over, which would cost more than smaller registers: 12 of 72, not 16.
+  static int depth_of(int64_t k) {
+    if (k == 0 || k > kFewSteps * DotTiles::kChunk) return DotTiles::kChunk;
+    for (int64_t least = (k + DotTiles::kChunk - 1) / DotTiles::kChunk, n = least; n <= least + 1; ++n)
+      if (k % n == 0) return int(k / n);
+    return DotTiles::kChunk;
+  }
+  static constexpr int64_t kFewSteps = 8;
   TileRegisters registers_;
 };
 
