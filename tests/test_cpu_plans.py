@@ -47,6 +47,8 @@ SHAPES = {
     "7x7 batch": Problem(channels=(48,), out_channels=64, batch=3, size=(7, 7), residual=True, activation="silu"),
     "14x14": Problem(channels=(64,), out_channels=64, batch=1, size=(14, 14), activation="relu", residual=True),
     "28x28 stride 2": Problem(channels=(33,), out_channels=40, size=(29, 28), stride=2, activation="relu6"),
+    "14x14 of 28x28": Problem(channels=(64,), out_channels=40, batch=2, size=(28, 28), stride=2, activation="relu"),
+    "wide": Problem(channels=(512,), out_channels=128, batch=4, size=(14, 14), activation="relu"),
     "one pixel": Problem(channels=(96,), out_channels=33, batch=1, size=(1, 1), activation="sigmoid"),
     "few channels": Problem(channels=(3,), out_channels=10, size=(13, 11), activation="hardswish"),
     "two inputs, padding": Problem(channels=(37, 70), out_channels=53, size=(13, 11), padding=1, activation="gelu"),
@@ -116,7 +118,7 @@ def test_chunks_make_only_the_gradients_asked_for(force, needed: tuple[bool, ...
 def test_what_is_not_finite_stays_where_it_belongs(force, plan: dict, layout: str) -> None:
     """Operands are filled up with zeros, and zero times infinity is not zero."""
     force(**plan)
-    for channels, dtype in [(c, dtype) for c in (3, 24, 33, 48, 100) for dtype in DTYPES]:
+    for channels, dtype in [(c, dtype) for c in (3, 24, 33, 34, 100, 300) for dtype in DTYPES]:
         t = Problem(channels=(channels,), out_channels=21, size=(5, 9), layout=layout, dtype=dtype).placed()
         x, weight = t["x0"].requires_grad_(), t["weight"].requires_grad_()
         with torch.no_grad():
