@@ -90,8 +90,8 @@ class Runner {
   void forward(const Gemm& g, Range blocks, Range panels) {
     int segment = 0;
     int64_t position = 0;
-    const int64_t k = cpu::total_k(g);
-    operands_.take(g, segment, position, k, k);
+    const int64_t k = cpu::total_k(g), longest = std::max(kLongestSum, (k / kSources + 2) / 2 * 2);
+    operands_.take(g, segment, position, kInChunks ? k : longest, k);
     sweep(g, blocks, panels);
   }
 

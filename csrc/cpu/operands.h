@@ -14,6 +14,9 @@ constexpr int64_t kCrowded = 1024;  // bytes: lines a multiple of this apart sha
 constexpr int64_t kNearBytes = 32 << 10;  // of B that the first-level cache holds from one block of rows to the next
 constexpr int64_t kPageBytes = 4 << 10;   // lines a multiple of this apart share one set of it
 constexpr int kStrips = 16;               // pieces of k handed to one tile
+// Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
+// blocks its sums too.
+constexpr int64_t kLongestSum = 256;
 // Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
 template <class Elem>
 class Scratch {
@@ -80,7 +83,12 @@ class Operands {
   void take(const Gemm& g, int& segment, int64_t& position, int64_t longest, int64_t most) {
     stretches_ = next_stretches(g, segment, position, longest, most, stretch_);
     values_ = 0;
-    for (int i = 0; i < stretches_; ++i) values_ += stretch_[i].k;
+    int64_t run = 0;
+    for (int i = 0; i < stretches_; ++i) {
+      values_ += stretch_[i].k, run += stretch_[i].k;
+      ends_sum_[i] = i + 1 < stretches_ && run + stretch_[i + 1].k > kLongestSum;
+      if (ends_sum_[i]) run = 0;
+    }
   }
 
   // What was packed of an operand serves until its part changes.
@@ -181,7 +189,7 @@ class Operands {
       const Matrix& a = g.segment[stretch_[i].segment].a;
       const T* p = static_cast<const T*>(a.data) + stretch_[i].a_offset;
       const int64_t k_step = a.col.step[kRank - 1], steps = packed_steps<D>(stretch_[i].k);
-      strips[i].k = steps;
+      strips[i].k = steps, strips[i].ends_sum = ends_sum_[i];
       if (a_direct_) {
         strips[i].k = cpu::ceil_div(stretch_[i].k, D::kPack);
         const char* start = reinterpret_cast<const char*>(p) + a_rows_[i].seek(rows.begin, width);
@@ -320,6 +328,7 @@ class Operands {
   int stretches_ = 0, together_log2_ = 0;           // blocks packed together, as a power of two
   int64_t a_pitch_ = 0, packed_rows_[kBlockRows];  // elements from one packed row to the next, and bytes to each
   Stretch stretch_[kStrips];
+  bool ends_sum_[kStrips];
   Rows a_rows_[kStrips];
   const Elem* dot_b_[kStrips][cpu::kMostDots];
   std::vector<Piece<Elem>> pieces_;

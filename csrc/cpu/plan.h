@@ -27,10 +27,8 @@ constexpr int kLineBytes = 64;                   // of a cache line
 constexpr int64_t kReduceStep = 32;              // pixels: a whole vector of bf16 pairs
 constexpr int64_t kReduceChunk = 256;            // of dW: long enough to amortise the accumulators' traffic
 constexpr int64_t kReduceAtOnce = 1024;          // pixels that dW is summed up over in registers, without partial sums
-// Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
-// blocks its sums too.
-constexpr int64_t kLongestSum = 512;
 constexpr int64_t kPanelBytes = 32 << 10;  // of B that all of a group's tiles take from the first-level cache
+constexpr int64_t kLongestPiece = 1024;    // beyond, nothing is gained
 constexpr int64_t kFewBlocks = 4;          // that read B too seldom to keep it near
 constexpr int64_t kLeastRows = 12;         // of tiles that multiply faster than rows are packed for 16
 constexpr double kPackCost = 16;                 // of one element, in multiplications
@@ -181,11 +179,10 @@ inline bool pairs_pay(const Gemm& g) {
 // Values of k that one block adds up before the next does. Tile registers wait for B unless it stays in the first-level
 // cache for several blocks: 1.07 to 1.15 times as fast; vectors multiply too slowly to gain by that.
 inline int64_t piece_of(int64_t k, int64_t columns, int64_t blocks, const Tiling& tiling) {
-  int64_t length = kLongestSum;
+  if (forced.pieces == -1 ? tiling.chunk == tiling.pack || blocks < kFewBlocks : forced.pieces == 0) return 0;
   const int64_t near = kPanelBytes * tiling.lanes / (64 * columns) * tiling.pack;
-  if (forced.pieces == -1 ? tiling.chunk > tiling.pack && blocks >= kFewBlocks : forced.pieces == 1) length = std::min(length, near);
-  if (forced.pieces == 1) length = std::min<int64_t>(length, 48);
-  if (k <= std::min(length * 3 / 2, kLongestSum)) return 0;
+  const int64_t length = std::min<int64_t>(near, forced.pieces == 1 ? 48 : kLongestPiece);
+  if (k <= length * 3 / 2) return 0;
   return ceil_div(ceil_div(k, ceil_div(k, length)), tiling.chunk) * tiling.chunk;
 }
 

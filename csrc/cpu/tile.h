@@ -21,6 +21,7 @@ struct Strip {
   int64_t b_step;
   int64_t b_ahead;  // elements beyond b to fetch, where prefetchers do not follow its rows; 0: packed, or near
   int64_t k;
+  bool ends_sum = false;  // what was added up so far goes to memory: a longer running sum would lose more digits
 };
 
 // How one step of k multiplies: the element the operands are held in, and what results are stored as: T, or 16 bits
@@ -195,7 +196,22 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
     if (t.ahead) t.ahead->fetch();
   };
 
+  const auto each = [&](auto change) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+      for (int n = 0; n < NV; ++n) acc[m][n] = change(acc[m][n], m, n);
+  };
+  V ended[MR][NV];
+  bool any_ended = false;
   for (int s = 0; s < count; ++s) {
+    if (s > 0 && strips[s - 1].ends_sum) {
+      each([&](V v, int m, int n) {
+        ended[m][n] = any_ended ? ended[m][n] + v : v;
+        return V(0);
+      });
+      any_ended = true;
+    }
     const Strip<typename D::Elem>& strip = strips[s];
     const typename D::Elem *a[MR], *b = strip.b;
     const char* start = reinterpret_cast<const char*>(strip.a) + index * strip.a_next;
@@ -228,12 +244,7 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
     }
   }
 
-  const auto each = [&](auto change) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m)
-#pragma GCC unroll 4
-      for (int n = 0; n < NV; ++n) acc[m][n] = change(acc[m][n], m, n);
-  };
+  if (any_ended) each([&](V v, int m, int n) { return v + ended[m][n]; });
   if (t.partial)
     each([&](V v, int m, int n) { return v + load(t.partial + (index * MR + m) * kMostLanes + n * L, L); });
   if (t.sums) {
