@@ -22,8 +22,9 @@ std::string size(const Gemm& g, int64_t count) {
 void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   const cpu::Kernels& set = cpu::kernels(*gemms);
   const int threads = at::get_num_threads(), bytes = int(like.element_size());
-  const Gemm g = cpu::as_computed(*gemms, bytes);
-  const cpu::Plan plan = cpu::make_plan(g, count, set.tiling(g.dtype), bytes, threads);
+  const cpu::Tiling tiling = set.tiling(gemms->dtype);
+  const Gemm g = cpu::as_computed(*gemms, tiling.upright_cost);
+  const cpu::Plan plan = cpu::make_plan(g, count, tiling, bytes, threads);
   const int64_t units = plan.units * count, tasks = cpu::ceil_div(units, cpu::grain(plan, g, count, threads));
   const cpu::Range columns = plan.columns(0);
   std::string line = size(g, count) + set.name + ", tiles of " + std::to_string(std::min(plan.tile_rows, plan.rows)) +

@@ -32,6 +32,8 @@ PLANS = [
     {"chunked": 1000, "packed": 1},
     {"chunked": 100, "turned": 1, "streamed": 1},
     {"widened": 0},
+    {"widened": 0, "turned": 1, "packed": 1},
+    {"widened": 0, "chunked": 100},
     {"widened": 1},
     {"widened": 1, "turned": 1, "streamed": 1},
     {"widened": 1, "chunked": 100},
@@ -182,7 +184,7 @@ def plan_of(problem: Problem) -> str:
     return str(pw.explain(t["x0"], t["weight"], t.get("bias"), activation=problem.activation))
 
 
-@pytest.mark.skipif(not _C.cpu_capability().startswith("avx512"), reason="sizes of AVX-512's tiles")
+@pytest.mark.skipif(not _C.cpu_capability().startswith(("amx", "avx512")), reason="sizes of AVX-512's tiles")
 def test_the_rules_choose_what_was_measured_to_be_faster() -> None:
     deep = Problem(channels=(512,), out_channels=1024, batch=1, size=(7, 7), layout="channels_last")
     assert "transposed" in plan_of(deep)

@@ -121,7 +121,7 @@ class ChunkRunner {
       g.n = box.axis, s.b = turned(dz), g.c = moved(g.c, box.first(g.c.col));
     }
     const bool alike = p.runner && std::equal(size_, size_ + kRank, box.axis.size);
-    p.gemm = cpu::as_chunked(g, whole, job_.element_bytes);
+    p.gemm = cpu::as_chunked(g, whole, job_.tiling);
     if (!alike) p.runner.reset(), p.job = {&p.gemm, cpu::chunk_plan(job_, p.gemm)};
     if (whole.pixels == Pixels::on_k) {
       p.job.sums = static_cast<Acc*>(job_.sums[index]) + part * p.job.plan.m * p.job.plan.n;

@@ -75,9 +75,9 @@ struct Chunked {
 };
 
 // A product over a chunk as it is computed; all chunks' sums of dW are alike,
-inline Gemm as_chunked(const Gemm& g, const Gemm& whole, int element_bytes) {
+inline Gemm as_chunked(const Gemm& g, const Gemm& whole, const Tiling& tiling) {
   if (g.pixels == Pixels::on_k) return turns_sum(whole) ? transposed(g) : g;
-  return as_computed(g, element_bytes);
+  return as_computed(g, tiling.upright_cost);
 }
 // on one thread; what dW gets of it is one sum.
 inline Plan chunk_plan(const Chunked& job, const Gemm& g) {

@@ -50,13 +50,14 @@ void gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   const bool long_sum = too_long(*gemms);
   const Kernels& set = kernels(*gemms);
   c10::SmallVector<Gemm, 1> changed;
-  if (long_sum || turns(*gemms, int(like.element_size()))) {
-    for (int64_t i = 0; i < count; ++i) changed.push_back(as_computed(gemms[i], int(like.element_size())));
+  const Tiling tiling = set.tiling(gemms->dtype);
+  if (long_sum || turns(*gemms, tiling.upright_cost)) {
+    for (int64_t i = 0; i < count; ++i) changed.push_back(as_computed(gemms[i], tiling.upright_cost));
     gemms = changed.data();
   }
   const Gemm& g = gemms[0];
   const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  Job job{gemms, make_plan(g, count, set.tiling(g.dtype), int(like.element_size()), threads)};
+  Job job{gemms, make_plan(g, count, tiling, int(like.element_size()), threads)};
   const Plan& plan = job.plan;
 
   const at::Tensor bias = gather_bias(gemms, count, like);
@@ -174,7 +175,7 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
                    [&](int64_t begin, int64_t end) { set.chunked(pass.dtype, job, begin, end); });
   for (int i = 0; i < count; ++i) {
     if (!sums_data[i]) continue;
-    const Gemm dw = as_chunked(*gemms[i], *gemms[i], bytes);
+    const Gemm dw = as_chunked(*gemms[i], *gemms[i], job.tiling);
     Job merged{&dw, chunk_plan(job, dw)};
     merged.plan.k_parts = parts, merged.sums = sums_data[i];
     at::parallel_for(0, merged.plan.m, ceil_div(32768, merged.plan.n * parts),

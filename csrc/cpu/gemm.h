@@ -8,7 +8,7 @@
 namespace pw::PW_ISA {
 
 constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // of a tile that is finished in memory: its columns and dots
-constexpr int64_t kPartialRows = 512;     // of partial sums, 128 KB: a part of the second-level cache
+constexpr int64_t kPartialRows = 512;                  // of partial sums, 128 KB: a part of the second-level cache
 constexpr int64_t kNearValues = 4 << 10;  // of A that the dots after the vectors still find in the first-level cache
 
 template <class T, class D>
@@ -125,7 +125,8 @@ class Runner {
       operands_.b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
       if (dots) operands_.dot_columns(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
-      const int64_t pieces = sums || vector_columns == 0 || plan_.piece == 0 ? 1 : cpu::ceil_div(operands_.depth(), piece_length());
+      const int64_t pieces =
+          sums || vector_columns == 0 || plan_.piece == 0 ? 1 : cpu::ceil_div(operands_.depth(), piece_length());
       const int64_t group = pieces == 1 ? blocks.size() : std::max<int64_t>(1, kPartialRows / plan_.rows);
       for (Range some{blocks.begin, blocks.begin}; some.begin < blocks.end; some.begin = some.end) {
         some.end = std::min(some.begin + group, blocks.end);

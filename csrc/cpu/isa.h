@@ -40,7 +40,17 @@ cpu::Tiling tiling(DType dtype) {
   dispatch<DOT>(dtype, [&](auto t, auto d) {
     using D = decltype(d);
     constexpr bool stored = std::is_same_v<decltype(t), typename D::Elem> || (D::kPack > 1 && D::kChunk == 1);
-    result = {Vec<typename D::Acc>::size, kVectors, Microkernel<D>::kMostRowsOf, D::kPack, D::kPack * D::kChunk, stored};
+    constexpr double upright = D::kChunk > 1              ? cpu::kUprightCostTiles
+                               : sizeof(decltype(t)) == 2 ? cpu::kUprightCost16
+                               : sizeof(decltype(t)) == 4 ? cpu::kUprightCost32
+                                                          : cpu::kUprightCost32 / 2;
+    result = {Vec<typename D::Acc>::size,
+              kVectors,
+              Microkernel<D>::kMostRowsOf,
+              D::kPack,
+              D::kPack * D::kChunk,
+              upright,
+              stored};
   });
   return result;
 }

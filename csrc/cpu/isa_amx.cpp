@@ -35,8 +35,8 @@ static bool has_amx() {
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
   if (!avx512_bf16_kernels.supported() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // of asm/prctl.h, which older headers lack
-  static const bool permitted = (d & kBf16) && (d & kTile) &&
-                                syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  static const bool permitted =
+      (d & kBf16) && (d & kTile) && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return permitted;
 }
 

@@ -24,7 +24,7 @@ const Kernels* const* all_kernels() {
 #endif
       &avx512_bf16_kernels, &avx512_kernels, &avx2_kernels,
 #endif
-      &portable_kernels, nullptr};
+      &portable_kernels,    nullptr};
   return all;
 }
 
@@ -41,7 +41,7 @@ static const Kernels& choose(const char* wanted) {
 
 struct Choice {
   const Kernels* set;
-  const Kernels* widening = nullptr;  // for bf16
+  const Kernels *pairs = nullptr, *widening = nullptr;  // other ways to multiply bf16
   bool slow_pairs = false;
 
   Choice() {
@@ -49,10 +49,10 @@ struct Choice {
     if (wanted && !*wanted) wanted = nullptr;
     set = &choose(wanted);
 #if defined(__x86_64__)
-    const bool pairs = set == &avx512_bf16_kernels;
-    if (pairs || !std::strcmp(set->name, "amx")) widening = &avx512_kernels;
+    const bool tiles = !std::strcmp(set->name, "amx");
+    if (tiles || set == &avx512_bf16_kernels) pairs = &avx512_bf16_kernels, widening = &avx512_kernels;
     // Sapphire Rapids reaches 150 GFLOP/s with vdpbf16ps where its fp32 multiply-adds reach 290; Zen 4 450 and 222.
-    slow_pairs = !wanted && pairs && __builtin_cpu_is("intel");
+    slow_pairs = !wanted && !tiles && __builtin_cpu_is("intel");
 #endif
   }
 };
@@ -67,8 +67,8 @@ const Kernels& kernels() { return *choice().set; }
 const Kernels& kernels(const Gemm& g) {
   const Choice& chosen = choice();
   if (g.dtype != DType::bf16 || !chosen.widening) return *chosen.set;
-  const bool widens = forced.widened == -1 ? chosen.slow_pairs && !pairs_pay(g) : forced.widened == 1;
-  return widens ? *chosen.widening : *chosen.set;
+  if (forced.widened != -1) return forced.widened ? *chosen.widening : *chosen.pairs;
+  return chosen.slow_pairs && !pairs_pay(g) ? *chosen.widening : *chosen.set;
 }
 
 }  // namespace pw::cpu

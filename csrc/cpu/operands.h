@@ -324,8 +324,8 @@ class Operands {
   const Plan& plan_;
   const int slot_;
   bool a_direct_ = false, b_direct_ = false, a_in_rows_ = false;
-  int64_t values_ = 0, depth_ = 0;                  // of k, and elements they make, in all stretches
-  int stretches_ = 0, together_log2_ = 0;           // blocks packed together, as a power of two
+  int64_t values_ = 0, depth_ = 0;                 // of k, and elements they make, in all stretches
+  int stretches_ = 0, together_log2_ = 0;          // blocks packed together, as a power of two
   int64_t a_pitch_ = 0, packed_rows_[kBlockRows];  // elements from one packed row to the next, and bytes to each
   Stretch stretch_[kStrips];
   bool ends_sum_[kStrips];

@@ -167,7 +167,9 @@ void pack_rows(const T* p, const int64_t* x_offset, int count, int64_t k, int64_
                int64_t pitch) {
   using V = Vec<typename D::Acc>;
   constexpr int L = V::size, kValues = L * D::kPack;
-  const auto to = [=](int x, int64_t at) { return reinterpret_cast<typename D::Acc*>(dst + x * pitch + at / D::kPack); };
+  const auto to = [=](int x, int64_t at) {
+    return reinterpret_cast<typename D::Acc*>(dst + x * pitch + at / D::kPack);
+  };
   if (k_step == 1) {
     for (int x = 0; x < count; ++x)
       for (int64_t at = 0; at < k; at += kValues)
@@ -182,7 +184,8 @@ void pack_rows(const T* p, const int64_t* x_offset, int count, int64_t k, int64_
     for (int x = 0; x < count; x += L) {
       V rows[L];
 #pragma GCC unroll 16
-      for (int i = 0; i < L; ++i) rows[i] = load(reinterpret_cast<typename D::Acc*>(square + i * kPackedTogether + x), L);
+      for (int i = 0; i < L; ++i)
+        rows[i] = load(reinterpret_cast<typename D::Acc*>(square + i * kPackedTogether + x), L);
       transpose(rows);
       for (int i = 0; i < std::min(L, count - x); ++i) store(to(x + i, at), rows[i], L);
     }

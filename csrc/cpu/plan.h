@@ -1,9 +1,6 @@
 // How a product is cut into tiles and units of work: a pure function of its shape, the vector length and the threads.
 #pragma once
-#include <algorithm>
-#include <cstdint>
-
-#include "../problem.h"
+#include "turn.h"
 
 namespace pw::cpu {
 
@@ -14,7 +11,8 @@ struct Tiling {
   const int* rows;  // rows[v - 1]: most rows of a tile of v vectors, so that accumulators fill the registers
   int pack;         // values of k in one element of the operands
   int chunk;        // values of k that are multiplied at once
-  bool stored;      // operands are multiplied as they are stored, in place; else they are packed first
+  double upright_cost;
+  bool stored;  // operands are multiplied as they are stored, in place; else they are packed first
 };
 
 constexpr int64_t kGrainFlops = 1 << 20;    // per task: below, the second thread costs more than it brings
@@ -23,28 +21,18 @@ constexpr int64_t kFewPixels = 2048;        // channels_last: beyond, a thread's
 constexpr int64_t kCacheBytes = 256 << 10;  // of X and C that stay in the second-level cache while W streams past
 // Beyond, a tile's start and end are below 2 %, and many rows that are 4 KB apart would share a set of the cache.
 constexpr int64_t kFewChannels = 256;
-constexpr int kLineBytes = 64;                   // of a cache line
-constexpr int64_t kReduceStep = 32;              // pixels: a whole vector of bf16 pairs
-constexpr int64_t kReduceChunk = 256;            // of dW: long enough to amortise the accumulators' traffic
-constexpr int64_t kReduceAtOnce = 1024;          // pixels that dW is summed up over in registers, without partial sums
-constexpr int64_t kPanelBytes = 32 << 10;  // of B that all of a group's tiles take from the first-level cache
-constexpr int64_t kLongestPiece = 1024;    // beyond, nothing is gained
-constexpr int64_t kFewBlocks = 4;          // that read B too seldom to keep it near
-constexpr int64_t kLeastRows = 12;         // of tiles that multiply faster than rows are packed for 16
-constexpr double kPackCost = 16;                 // of one element, in multiplications
-constexpr int64_t kShortSum = 32, kNarrow = 16;  // values of k, rows or columns: little reuse of what is widened
-constexpr int kMostDots = 4;                     // columns: each costs about 1/16 of the vector they would leave idle
-constexpr int64_t kStreamBytes = 4 << 20;  // of C: an eighth of a common last-level cache, of which X needs a part too
-constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
-constexpr int64_t kPackedBytes = 64 << 20;       // of the weights that one task packs before it turns to pixels
-constexpr int64_t kSplitElements = 64 << 10;     // dW up to this size is split over pixels, larger ones over channels
-
-// What tests may decide instead of the rules below: 0 no, 1 yes wherever it is possible, -1 by the rules; chunked:
-// pixels of a chunk too.
-struct Forced {
-  int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1, chunked = -1, widened = -1, pieces = -1;
-};
-inline Forced forced;
+constexpr int kLineBytes = 64;              // of a cache line
+constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
+constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
+constexpr int64_t kPanelBytes = 32 << 10;   // of B that all of a group's tiles take from the first-level cache
+constexpr int64_t kLongestPiece = 1024;     // beyond, nothing is gained
+constexpr int64_t kFewBlocks = 4;           // that read B too seldom to keep it near
+constexpr int64_t kLeastRows = 12;          // of tiles that multiply faster than rows are packed for 16
+constexpr double kPackCost = 16;            // of one element, in multiplications
+constexpr int kMostDots = 4;                // columns: each costs about 1/16 of the vector they would leave idle
+constexpr int64_t kStreamBytes = 4 << 20;   // of C: an eighth of a common last-level cache, of which X needs a part too
+constexpr int64_t kPackedBytes = 64 << 20;  // of the weights that one task packs before it turns to pixels
+constexpr int64_t kSplitElements = 64 << 10;  // dW up to this size is split over pixels, larger ones over channels
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -105,75 +93,12 @@ inline int64_t chunk_of(int64_t size) {
   return ceil_div(steps, chunks) * kReduceStep;
 }
 
-inline int64_t total_k(const Gemm& g) {
-  int64_t k = 0;
-  for (int i = 0; i < g.segments; ++i) k += g.segment[i].k.count();
-  return k;
-}
-
 // Whether A can be read in vectors along k.
 inline bool can_dot(const Gemm& g, const Tiling& tiling) {
   if (g.pixels == Pixels::on_k || !tiling.stored || forced.dots == 0 || forced.packed == 1) return false;
   for (int i = 0; i < g.segments; ++i)
     if (g.segment[i].a.col.step[kRank - 1] != 1 || g.segment[i].k.count() % tiling.pack) return false;
   return true;
-}
-
-// dW in NCHW reads A in place and packs B, a transposition of squares: whether B is the larger, and to be A instead.
-inline bool turns_sum(const Gemm& g) {
-  const Segment& s = g.segment[0];
-  if (s.a.col.step[kRank - 1] != 1 || s.b.row.step[kRank - 1] != 1 || forced.turned == 0) return false;
-  return forced.turned == 1 || g.n.count() > g.m.count();
-}
-
-// Few pixels: whether C^T = B^T A^T, which packs the pixels' operand and stores C upright, costs less than packing W.
-// That is W^T of forward in channels_last and of dX in NCHW; the other products read W in place.
-inline bool turns(const Gemm& g, int element_bytes) {
-  if (g.segments == 0 || forced.turned == 0) return false;
-  if (g.pixels == Pixels::on_k) return total_k(g) > kReduceAtOnce && turns_sum(g);
-  if (forced.turned == 1) return true;
-  const bool on_m = g.pixels == Pixels::on_m;
-  for (int i = 0; i < g.segments; ++i) {
-    const Matrix& w = on_m ? g.segment[i].b : g.segment[i].a;
-    const int64_t k_step = (on_m ? w.row : w.col).step[kRank - 1], step = (on_m ? w.col : w.row).step[kRank - 1];
-    if (on_m ? k_step != 1 || step == 1 : k_step == 1 || step != 1) return false;
-  }
-  if (!on_m && (g.n.count() != g.n.size[kRank - 1] || g.c.col.step[kRank - 1] != 1)) return false;
-  const double pixels = double((on_m ? g.m : g.n).count()), channels = double((on_m ? g.n : g.m).count());
-  // Storing an upright element costs as much as packing 2 of fp32, 4 of bf16.
-  return double(total_k(g)) * (channels - pixels) > 8.0 / element_bytes * pixels * channels;
-}
-
-inline Gemm transposed(Gemm g) {
-  const auto turn = [](Matrix& m) { std::swap(m.row, m.col); };
-  std::swap(g.m, g.n);
-  for (int i = 0; i < g.segments; ++i) {
-    Segment& s = g.segment[i];
-    std::swap(s.a, s.b), turn(s.a), turn(s.b);
-  }
-  turn(g.c), turn(g.z), turn(g.residual);
-  g.bias_on_m = !g.bias_on_m;
-  if (g.pixels != Pixels::on_k) g.pixels = g.pixels == Pixels::on_m ? Pixels::on_n : Pixels::on_m;
-  return g;
-}
-
-// A sum over more channels than can be packed in one piece is done like dW's, over chunks.
-inline bool too_long(const Gemm& g) { return g.pixels != Pixels::on_k && total_k(g) > kLongestInOnePiece; }
-
-// The product as it is computed.
-inline Gemm as_computed(Gemm g, int element_bytes) {
-  if (too_long(g)) {
-    g.pixels = Pixels::on_k;
-    return g;
-  }
-  return turns(g, element_bytes) ? transposed(g) : g;
-}
-
-// Whether bf16 that is multiplied in pairs, at half the rate, is still faster than widened to fp32 on the way: with
-// little to multiply for what is packed, and where W is read in place.
-inline bool pairs_pay(const Gemm& g) {
-  return total_k(g) < kShortSum || std::min(g.m.count(), g.n.count()) <= kNarrow ||
-         (g.pixels != Pixels::on_k && turns(g, 2));
 }
 
 // Values of k that one block adds up before the next does. Tile registers wait for B unless it stays in the first-level

@@ -146,7 +146,7 @@ struct Target {
   using Acc = typename D::Acc;
   using Store = typename D::Store;
   Init init = Init::zero;
-  const Acc* bias = nullptr;  // of the first row, or column
+  const Acc* bias = nullptr;     // of the first row, or column
   const Acc* partial = nullptr;  // rows of kMostLanes that are added to the accumulators
   Acc* sums = nullptr;           // where those go raw, or else
   int64_t sums_step = 0;
