@@ -15,9 +15,10 @@ struct Backward {
   const Shape& shape;
   at::TensorList inputs;
   const at::Tensor& weight;
-  View dz;     // dY where there is a gate
-  View saved;  // what the gate reads, if there is one,
-  Mask mask;   // or the mask in its place
+  at::TensorList sampled;  // the inputs' pixels that outputs read, if dW has copies of them
+  View dz;                 // dY where there is a gate
+  View saved;              // what the gate reads, if there is one,
+  Mask mask;               // or the mask in its place
   Activation activation;
   char* db = nullptr;  // where the products of dW write it, if they are to
   Interior inside{shape};
@@ -66,7 +67,9 @@ struct Backward {
       set_like(g, inputs[0], Pixels::on_k);
       g.m = channel_axis(shape.out_channels / shape.groups), g.n = channel_axis(s.count);
       const Matrix d = gradient(g, channel);
-      const Matrix x = inside.of_input(View(inputs[source], shape).at_channel(s.begin)).by_pixel();
+      const View samples =
+          sampled.empty() ? inside.of_input(View(inputs[source], shape)) : View(sampled[source], shape);
+      const Matrix x = samples.at_channel(s.begin).by_pixel();
       g.segment[g.segments++] = {d, x, inside.pixels(shape.batch)};
       g.c = weight_matrix(dw, channel, s.column, false);
       if (db && s.column == 0) g.row_sums = db + channel * dz.itemsize;
@@ -111,7 +114,8 @@ class BackwardPass {
     const bool passes = dy_.numel() != 0 && (need_bias() || !linear_);
     if (!passes || !gated()) {
       if (passes) derive();
-      set_products({shape_, inputs_, weight_, View(dz_.defined() ? dz_ : dy_, shape_)}, collapse_each);
+      sample_inputs();
+      set_products({shape_, inputs_, weight_, sampled_, View(dz_.defined() ? dz_ : dy_, shape_)}, collapse_each);
     }
     for (const Products& p : products_) backend_.gemm(p.gemms, p.count, inputs_[0]);
   }
@@ -169,7 +173,7 @@ class BackwardPass {
   bool in_chunks() {
     if (!backend_.chunks || !backend_.chunks(dy_.nbytes()) || !shape_.interior_is_all()) return false;
     ActivationGrad together = pass_;
-    set_products({shape_, inputs_, weight_, View(dy_, shape_)},
+    set_products({shape_, inputs_, weight_, {}, View(dy_, shape_)},
                  [&](std::vector<Gemms>& all) { collapse_together(all, together); });
     return backend_.chunked(products_, together, inputs_[0]);
   }
@@ -178,7 +182,14 @@ class BackwardPass {
   bool gated() {
     const bool dz_needed = need_residual() && !linear_, db_beside_dw = dw_.defined() && shape_.interior_is_all();
     if (!backend_.gates || dz_needed || (need_bias() && !db_beside_dw)) return false;
-    set_products({shape_, inputs_, weight_, View(dy_, shape_), saved_, pass_.mask, activation_,
+    set_products({shape_,
+                  inputs_,
+                  weight_,
+                  {},
+                  View(dy_, shape_),
+                  saved_,
+                  pass_.mask,
+                  activation_,
                   need_bias() ? static_cast<char*>(db_.data_ptr()) : nullptr},
                  collapse_each);
     if (backend_.one_pass && backend_.one_pass(products_, pass_, inputs_[0])) return products_.clear(), true;
@@ -193,6 +204,20 @@ class BackwardPass {
     backend_.activation_grad(pass_, inputs_[0]);
   }
 
+  void sample_inputs() {
+    const int64_t* stride = shape_.stride;
+    if (!backend_.samples || !need_weight() || std::max({stride[0], stride[1], stride[2]}) == 1) return;
+    const Interior inside(shape_);
+    if (inside.empty()) return;
+    for (const at::Tensor& input : inputs_) {
+      at::Tensor pixels = input;
+      for (int i = 3 - shape_.spatial; i < 3; ++i)
+        pixels = pixels.slice(i - 3, inside.in_start[i], inside.in_start[i] + (inside.size[i] - 1) * stride[i] + 1,
+                              stride[i]);
+      sampled_.push_back(empty_in_format_of(input, pixels.sizes(), shape_.batched).copy_(pixels));
+    }
+  }
+
   const Backend& backend_;
   const Shape& shape_;
   const at::Tensor& dy_;
@@ -203,7 +228,7 @@ class BackwardPass {
   const size_t sources_;
   const bool linear_;
   const at::Tensor& dz_like_;
-  std::vector<at::Tensor> dx_;
+  std::vector<at::Tensor> dx_, sampled_;
   at::Tensor dw_, db_, dz_;
   View saved_;
   ActivationGrad pass_;

@@ -25,6 +25,7 @@ struct Backend {
   // in dZ's place. Asked where `chunks` says that so many bytes of dY may be worth it. Null: it does not.
   bool (*chunks)(int64_t bytes) = nullptr;
   bool (*chunked)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
+  bool samples = false;  // whether dW with a stride reads a copy of the pixels that count: short runs of them are slow
 };
 
 // The arguments of one convolution but its tensors; stride and padding have one entry or one per spatial dimension.
