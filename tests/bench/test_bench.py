@@ -261,7 +261,9 @@ def test_a_copy_of_a_strided_input_misses_a_goal(peak: float, word: str) -> None
     assert next(v.word for v in verdicts(rows) if "peak memory" in v.what) == word
 
 
-@pytest.mark.parametrize(("kernels", "word"), [("avx512", "met"), ("avx512_bf16", "not measured"), ("amx", "not measured")])
+@pytest.mark.parametrize(
+    ("kernels", "word"), [("avx512", "met"), ("avx512_bf16", "not measured"), ("amx", "not measured")]
+)
 def test_fp16_is_compared_with_bf16_without_its_instructions(kernels: str, word: str) -> None:
     rows = results_of(row(OURS, 11.0, dtype="bf16"), row(OURS, 10.0, dtype="fp16"), kernels=kernels)
     assert next(v.word for v in verdicts(rows) if v.dtype == "fp16") == word
