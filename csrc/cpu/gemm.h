@@ -57,27 +57,33 @@ class Runner {
     run(0, plan_.units);
   }
 
-  // Rows of C from their partial sums, added in order.
+  // Rows of C from their partial sums, added in order: one by one, or as many as make squares where they are upright.
   void merge(int64_t begin, int64_t end) {
     constexpr int L = Vec<Acc>::size;
-    alignas(64) Acc buffer[kBufferLanes];
-    for (int64_t row = begin; row < end; ++row) {
+    alignas(64) Acc buffer[L * kBufferLanes];
+    for (int64_t row = begin, next; row < end; row = next) {
       const Gemm& g = job_.gemms[row / plan_.m];
       const int64_t m = row % plan_.m;
-      const Acc* sums = sums_of(row / plan_.m, 0) + m * plan_.n;
       prepare_blocks(g);
+      const bool upright = c_.upright() && z_.upright() && residual_.upright();
+      next = upright ? std::min({end, row + L, row + plan_.m - m}) : row + 1;
+      const int rows = int(next - row);
       for (int64_t n = 0; n < plan_.n; n += kMostLanes) {
         const int columns = int(std::min<int64_t>(kMostLanes, plan_.n - n));
-        for (int c = 0; c < columns; c += L) {
-          const int lanes = std::min(L, columns - c);
-          Vec<Acc> v(0);
-          if (g.bias) v = g.bias_on_m ? Vec<Acc>(bias_of(g)[m]) : load(bias_of(g) + n + c, lanes);
-          for (int64_t k = 0; k < plan_.k_parts; ++k) v = v + load(sums + k * plan_.m * plan_.n + n + c, lanes);
-          store(buffer + c, v, lanes);
+        for (int r = 0; r < rows; ++r) {
+          const Acc* sums = sums_of(row / plan_.m, 0) + (m + r) * plan_.n + n;
+          for (int c = 0; c < columns; c += L) {
+            const int lanes = std::min(L, columns - c);
+            Vec<Acc> v(0);
+            if (g.bias) v = g.bias_on_m ? Vec<Acc>(bias_of(g)[m + r]) : load(bias_of(g) + n + c, lanes);
+            for (int64_t k = 0; k < plan_.k_parts; ++k) v = v + load(sums + k * plan_.m * plan_.n + c, lanes);
+            store(buffer + r * kBufferLanes + c, v, lanes);
+          }
         }
         seek_columns(g, n, columns);
-        c_.seek_rows(m, 1), residual_.seek_rows(m, 1), z_.seek_rows(m, 1);
-        Finish<T, D>{buffer, kBufferLanes, 1, c_, z_, residual_, g.activation}.run(0, columns);
+        c_.seek_rows(m, rows), residual_.seek_rows(m, rows), z_.seek_rows(m, rows);
+        const Finish<T, D> finish{buffer, kBufferLanes, rows, c_, z_, residual_, g.activation};
+        upright&& rows > 1 ? finish.run_upright(0, columns) : finish.run(0, columns);
       }
     }
   }

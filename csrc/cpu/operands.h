@@ -12,8 +12,8 @@ using cpu::Range;
 
 constexpr int64_t kCrowded = 1024;  // bytes: lines a multiple of this apart share a few sets of the first-level cache
 constexpr int64_t kNearBytes = 32 << 10;  // of B that the first-level cache holds from one block of rows to the next
-constexpr int64_t kPageBytes = 4 << 10;   // lines a multiple of this apart share one set of it
-constexpr int kStrips = 16;               // pieces of k handed to one tile
+constexpr int64_t kHalfPage = 2 << 10;  // lines a multiple of this apart share two sets of it, and few of the second's
+constexpr int kStrips = 16;             // pieces of k handed to one tile
 // Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
 // blocks its sums too.
 constexpr int64_t kLongestSum = 256;
@@ -109,7 +109,7 @@ class Operands {
       depth_ += packed_steps<D>(k);
       if (D::kPack == 2)  // a pair is one element: its two k must be neighbours, and none may be left over
         a_direct_ = a_direct_ && a_step == 1 && k % 2 == 0;
-      else if (a_step != 1 && values_ > 64 && !plan_.at_once &&
+      else if (a_step != 1 && values_ > 64 && (!plan_.at_once || a_step * int64_t(sizeof(T)) % kCrowded == 0) &&
                plan_.panels > (a_step * int64_t(sizeof(T)) % kCrowded ? 2 : 1))
         a_direct_ = false;  // every k would touch a line of its own, again for each block of rows
     }
@@ -291,7 +291,7 @@ class Operands {
   bool crowded(const Gemm& g) const {
     for (int i = 0; i < stretches_; ++i) {
       const int64_t bytes = g.segment[stretch_[i].segment].b.row.step[kRank - 1] * int64_t(sizeof(T));
-      if (bytes % kPageBytes == 0 && stretch_[i].k > kFewRows) return true;
+      if (bytes % kHalfPage == 0 && stretch_[i].k > kFewRows) return true;
     }
     return false;
   }
