@@ -20,7 +20,8 @@ COLUMNS |= {("bf16", "nchw"): "bf16 NCHW", ("bf16", "nhwc"): "bf16 channels_last
 def markdown(results: Results, picture: str) -> str:
     """A class a line: how many times faster than nn.Conv2d + ReLU, with the facts that this holds for."""
     facts = results.environment
-    device = facts["GPU"] if facts["device"] == "cuda" else f"{facts['CPU']}, kernels {facts['kernels']}, {facts['threads']} threads"
+    cpu = f"{facts['CPU']}, kernels {facts.get('kernels', 'none')}, {facts['threads']} threads"
+    device = facts["GPU"] if facts["device"] == "cuda" else cpu
     memory = facts.get("freed memory", "as malloc does")
     lines = [
         "Times faster than nn.Conv2d + ReLU in the same layout, forward; geometric means over a class, of medians",
