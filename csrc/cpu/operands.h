@@ -101,7 +101,7 @@ class Operands {
     depth_ = 0;
     while (plan_.rows << (together_log2_ + 1) <= kPackedTogether) ++together_log2_;
     a_direct_ = kSame || (D::kPack == 2 && (!kInChunks || is_flat(g.m) || plan_.within_runs));
-    // Packed for several blocks: shorter vectors use little of each line they touch, and rows a multiple of 4 KB apart
+    // Packed for several blocks: shorter vectors use little of each line they touch, and rows a multiple of 2 KB apart
     // push each other out of the caches: 512 -> 512 at 64x64 takes half the time.
     b_direct_ = kSame && (blocks.size() < kManyBlocks || (kBytes == 64 && !crowded(g)));
     for (int i = 0; i < stretches_; ++i) {
