@@ -204,6 +204,7 @@ class BackwardPass {
     backend_.activation_grad(pass_, inputs_[0]);
   }
 
+  // Copies for dW of a layer with a stride: as long runs as the gradient's, in place of one for each row of an image.
   void sample_inputs() {
     const int64_t* stride = shape_.stride;
     if (!backend_.samples || !need_weight() || std::max({stride[0], stride[1], stride[2]}) == 1) return;

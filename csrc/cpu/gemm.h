@@ -191,7 +191,7 @@ class Runner {
                      : static_cast<const Acc*>(g.bias);
   }
 
-  // Columns along k of rows that are `r` below the strips'.
+  // Columns along k; `rows` start at the strips' row r0.
   void dot_tile(const Gemm& g, const Strip<Elem>* strips, int r0, Range rows, int64_t column, int count,
                 Acc* sums) const {
     const int m = int(rows.size());
