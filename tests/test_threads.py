@@ -13,6 +13,7 @@ import pointwise_ext as pw
 from tests.problem import Problem, gradients
 from tests.tolerance import assert_bitwise_equal
 
+TILES = {"layout": "channels_last", "dtype": "bfloat16"}
 PROBLEMS = [
     Problem(channels=(67, 40), out_channels=130, size=(19, 23), residual=True, activation="silu"),
     Problem(
@@ -21,8 +22,12 @@ PROBLEMS = [
     Problem(channels=(24,), out_channels=24, size=(33, 31), groups=4, stride=2, padding=1, layout="sliced"),
     # 2.5 MB of dY: the CPU's backward pass in chunks
     Problem(channels=(96,), out_channels=400, batch=1, size=(40, 40), activation="relu"),
+    # K in pieces but for threads of few rows: dX of 517 channels in three, of 434 in two, and y of two inputs
+    Problem(channels=(300,), out_channels=517, batch=7, size=(7, 7), **TILES, activation="gelu"),
+    Problem(channels=(300,), out_channels=434, batch=7, size=(7, 7), **TILES, activation="gelu"),
+    Problem(channels=(434, 434), out_channels=128, size=(7, 8), dtype="bfloat16"),
 ]
-IDS = ["nchw", "channels_last_bfloat16", "groups_sliced", "large"]
+IDS = ["nchw", "channels_last_bfloat16", "groups_sliced", "large", "three_pieces", "two_pieces", "two_inputs_in_pieces"]
 
 
 def results(problem: Problem) -> dict[str, torch.Tensor]:
@@ -48,7 +53,7 @@ def test_the_number_of_threads_changes_no_bit(kernels, problem: Problem) -> None
     try:
         torch.set_num_threads(1)
         one = results(problem)
-        for count in (2, 3, 7, 48):
+        for count in (2, 3, 8, 48):
             torch.set_num_threads(count)
             assert_same_bits(results(problem), one)
     finally:

@@ -257,7 +257,7 @@ class Runner {
 
   Target<D> target(const Gemm& g, Range rows, Range columns) const {
     Target<D> t;
-    t.ahead = ahead_;
+    t.ahead = ahead_, t.in_pieces = partial_ != nullptr;
     if (piece_ > 0) {
       t.partial = partial_;
     } else if (g.bias) {

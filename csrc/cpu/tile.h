@@ -148,6 +148,7 @@ struct Target {
   Init init = Init::zero;
   const Acc* bias = nullptr;     // of the first row, or column
   const Acc* partial = nullptr;  // rows of kMostLanes that are added to the accumulators
+  bool in_pieces = false;        // other tiles add the rest of k
   Acc* sums = nullptr;           // where those go raw, or else
   int64_t sums_step = 0;
   bool add = false;    // ... are added to what is there
