@@ -37,6 +37,8 @@ PLANS = [
     {"widened": 1},
     {"widened": 1, "turned": 1, "streamed": 1},
     {"widened": 1, "chunked": 100},
+    {"vectors": 1},
+    {"vectors": 2},
     {"pieces": 0},
     {"pieces": 1},
     {"pieces": 1, "packed": 1},

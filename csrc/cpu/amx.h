@@ -129,7 +129,8 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
       load_tiles<NV>(to, L, t.sums_step * 4);
     } else if (t.add) {
       for (int m = 0; m < rows; ++m)
-        for (int n = 0; n < NV; ++n) store(sums + m * kColumns + n * L, load(to + m * t.sums_step + n * L, lanes(n)), L);
+        for (int n = 0; n < NV; ++n)
+          store(sums + m * kColumns + n * L, load(to + m * t.sums_step + n * L, lanes(n)), L);
       finish_stores();
       load_tiles<NV>(sums, L, kColumns * 4);
     } else if (t.init == Init::per_row) {
@@ -174,7 +175,8 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
     store_tiles<NV>(sums, kColumns * 4);
     if (t.sums) {
       for (int m = 0; m < rows; ++m)
-        for (int n = 0; n < NV; ++n) store(to + m * t.sums_step + n * L, load(sums + m * kColumns + n * L, L), lanes(n));
+        for (int n = 0; n < NV; ++n)
+          store(to + m * t.sums_step + n * L, load(sums + m * kColumns + n * L, L), lanes(n));
       continue;
     }
     for (int m = 0; m < rows; ++m) {
@@ -200,7 +202,8 @@ struct Microkernel<DotTiles> {
   void run(const Strip<uint32_t>* strips, int count, int rows, int vectors, int last, const Target<DotTiles>& t) {
     constexpr decltype(&tiles_in_registers<1>) kOf[kVectors] = {tiles_in_registers<1>, tiles_in_registers<2>,
                                                                 tiles_in_registers<3>, tiles_in_registers<4>};
-    // One multiplication adds up even and odd k each, then both: its depth decides the bits, so that K alone decides it.
+    // One multiplication adds up even and odd k each, then both: its depth decides the bits, so that K alone decides
+    // it.
     const int depth = count == 1 && !t.in_pieces ? depth_of(strips[0].k) : DotTiles::kChunk;
     registers_.shape(rows, depth);
     kOf[vectors - 1](strips, count, rows, depth, last, t);

@@ -118,6 +118,11 @@ class Operands {
     for (int i = 0; i < stretches_; ++i)
       a_in_rows_ = a_in_rows_ && g.segment[stretch_[i].segment].a.col.step[kRank - 1] == 1;
     if (kInChunks) a_in_rows_ = !a_direct_;
+    // Short rows from far away, where reading them bounds the product: the prefetchers, which see as many at a time as
+    // a tile has rows, come too late (144 -> 24 and 256 -> 64 at 56x56 1.2 times as fast).
+    const int64_t row_bytes = values_ * int64_t(sizeof(T));
+    a_far_ = kInChunks || (a_direct_ && g.pixels == Pixels::on_m && g.n.count() <= values_ && row_bytes <= kShortRow &&
+                           g.m.count() * row_bytes > kFarBytes && g.segment[0].a.col.step[kRank - 1] == 1);
     if (a_in_rows_) {
       a_pitch_ = cpu::ceil_div(depth_, kApart) * kApart;
       if (a_pitch_ * int64_t(sizeof(Elem)) % kCrowded == 0) a_pitch_ += kApart;
@@ -196,7 +201,7 @@ class Operands {
         strips[i].a = reinterpret_cast<const Elem*>(start);
         strips[i].a_row = a_rows_[i].table(), strips[i].a_step = D::kPack == 2 ? 1 : k_step;
         strips[i].a_next = a_rows_[i].step() * rows.size();
-        if (kInChunks) strips[i].a_ahead = a_rows_[i].distance(rows.begin, rows.end);
+        if (a_far_) strips[i].a_ahead = a_rows_[i].distance(rows.begin, rows.end);
         continue;
       }
       if constexpr (kWidens || kInChunks)
@@ -299,7 +304,7 @@ class Operands {
   static bool all_ready(const std::vector<bool>& ready, int64_t count) {
     return int64_t(ready.size()) == count && std::find(ready.begin(), ready.end(), false) == ready.end();
   }
-  static constexpr int64_t kManyBlocks = 4, kFewRows = 64;
+  static constexpr int64_t kManyBlocks = 4, kFewRows = 64, kShortRow = 2048, kFarBytes = 2 << 20;
   static constexpr int64_t kApart = 64 / sizeof(Elem);  // a line, so that pieces written in turn share no cache set
   static int64_t whole_vectors(int64_t n) { return cpu::ceil_div(n, Vec<Acc>::size) * Vec<Acc>::size; }
   int64_t panel_size() const { return depth_ * Vec<Acc>::size * kVectors + kApart; }
@@ -323,7 +328,7 @@ class Operands {
 
   const Plan& plan_;
   const int slot_;
-  bool a_direct_ = false, b_direct_ = false, a_in_rows_ = false;
+  bool a_direct_ = false, b_direct_ = false, a_in_rows_ = false, a_far_ = false;
   int64_t values_ = 0, depth_ = 0;                 // of k, and elements they make, in all stretches
   int stretches_ = 0, together_log2_ = 0;          // blocks packed together, as a power of two
   int64_t a_pitch_ = 0, packed_rows_[kBlockRows];  // elements from one packed row to the next, and bytes to each

@@ -129,7 +129,8 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   // C with consecutive rows is stored in squares of `lanes` rows, which tiles of 4 or 8 rows make up without remainder.
   p.upright = g.pixels != Pixels::on_k && g.m.count() == g.m.size[kRank - 1] && g.c.row.step[kRank - 1] == 1 &&
               (g.c.col.step[kRank - 1] != 1 || p.n == 1);
-  const int most_vectors = p.upright && tiling.rows[0] != tiling.lanes ? std::min(tiling.vectors, 3) : tiling.vectors;
+  int most_vectors = p.upright && tiling.rows[0] != tiling.lanes ? std::min(tiling.vectors, 3) : tiling.vectors;
+  if (forced.vectors > 0) most_vectors = std::min(most_vectors, forced.vectors);
   const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
   const bool whole_lines = g.c.row.step[kRank - 1] * element_bytes % kLineBytes == 0;
   p.line_vectors = !p.upright && whole_lines ? std::max(1, kLineBytes / (tiling.lanes * element_bytes)) : 1;

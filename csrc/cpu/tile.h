@@ -171,6 +171,9 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
   using Store = typename D::Store;
   using V = Vec<Acc>;
   constexpr int L = V::size, kLine = std::max<int>(1, 64 / (L * sizeof(Store)));  // vectors of C in a line
+  // Steps of k in one turn of the loop, where as few rows leave registers for their addresses: 1.03 to 1.08 times as
+  // fast, other tiles 0.9.
+  constexpr bool kTwoSteps = NV == kVectors;
   const auto lanes = [last](int n) { return n == NV - 1 ? last : L; };
   const auto start = [&](int m, int n) -> V {
     if (t.init == Init::per_row) return V(t.bias[index * MR + m]);
@@ -185,9 +188,12 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
 
   Store* const c = t.c + index * t.c_next;
   const Store* const residual = t.residual + index * t.residual_next;
-  // What the end of the tile writes and reads is fetched row by row while k runs: stores to lines elsewhere would stall
-  // the next tile, loads this one, and all lines at once would be in the way of B's.
-  const bool fetches_c = t.c && !t.streamed, fetches = fetches_c || t.residual || t.ahead;
+  // What the end of the tile writes and reads, and rows of the next, are fetched row by row while k runs: stores to
+  // lines elsewhere would stall the next tile, loads this one, and all lines at once would be in the way of B's.
+  const int64_t ahead_bytes = count && strips[0].a_ahead ? strips[0].k * int64_t(sizeof(typename D::Elem)) : 0;
+  const char* const a_ahead =
+      ahead_bytes ? reinterpret_cast<const char*>(strips[0].a) + index * strips[0].a_next + strips[0].a_ahead : nullptr;
+  const bool fetches_c = t.c && !t.streamed, fetches = fetches_c || t.residual || t.ahead || a_ahead;
   const auto fetch = [&](int m) __attribute__((always_inline)) {  // else gcc takes it for a call without effect
 #pragma GCC unroll 4
     for (int n = 0; n < NV; n += kLine) {
@@ -195,6 +201,7 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
       if (t.residual) __builtin_prefetch(residual + t.residual_row[m] + n * L);
     }
     if (t.ahead) t.ahead->fetch();
+    for (int64_t i = 0; i < ahead_bytes; i += 64) __builtin_prefetch(a_ahead + strips[0].a_row[m] + i, 0, 2);
   };
 
   const auto each = [&](auto change) __attribute__((always_inline)) {
@@ -228,11 +235,11 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
     int row = 0;
     for (int64_t left = strip.k; left > 0; left -= part) {
       if (apart) fetch(row++);
-      for (int64_t k = std::min(part, left); k > 0; --k, at += a_step, b += b_step) {
+      const auto step = [&](bool ahead) __attribute__((always_inline)) {
         V bv[NV];
 #pragma GCC unroll 4
         for (int n = 0; n < NV; ++n) bv[n] = D::load_b(b + n * L, lanes(n));
-        if (b_ahead) {
+        if (ahead) {
 #pragma GCC unroll 4
           for (int n = 0; n < NV; ++n) __builtin_prefetch(b + b_ahead + n * L);
           __builtin_prefetch(b + b_ahead + NV * L - 1);  // rows start anywhere in a line
@@ -241,6 +248,15 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
         for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
           for (int n = 0; n < NV; ++n) acc[m][n] = D::fma(a[m] + at, bv[n], acc[m][n]);
+        at += a_step, b += b_step;
+      };
+      int64_t k = std::min(part, left);
+      if (b_ahead) {
+        for (; k > 0; --k) step(true);
+      } else {
+        if constexpr (kTwoSteps)
+          for (; k > 1; k -= 2) step(false), step(false);
+        for (; k > 0; --k) step(false);
       }
     }
   }

@@ -13,10 +13,10 @@ constexpr double kUprightCost32 = 2, kUprightCost16 = 4, kUprightCostTiles = 9;
 constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a packed panel
 
 // What tests may decide instead of the rules below: 0 no, 1 yes wherever it is possible, -1 by the rules; chunked:
-// pixels of a chunk too.
+// pixels of a chunk too; vectors: most of a tile.
 struct Forced {
   int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1, chunked = -1, widened = -1,
-      pieces = -1;
+      pieces = -1, vectors = -1;
 };
 inline Forced forced;
 
