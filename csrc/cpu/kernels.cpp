@@ -66,7 +66,8 @@ const Kernels& kernels() { return *choice().set; }
 
 const Kernels& kernels(const Gemm& g) {
   const Choice& chosen = choice();
-  if (g.dtype != DType::bf16 || !chosen.widening) return *chosen.set;
+  if (!chosen.widening) return *chosen.set;
+  if (g.dtype != DType::bf16) return *chosen.widening;
   if (forced.widened != -1) return forced.widened ? *chosen.widening : *chosen.pairs;
   return chosen.slow_pairs && !pairs_pay(g) ? *chosen.widening : *chosen.set;
 }
