@@ -27,8 +27,8 @@ MODES = ("forward", "step")
 BATCHES = (1, 8)
 QUICK = ("MobileNetV2", "SqueezeNet")
 EFFORT = Effort(rounds=9, sample_ms=20.0, limit_s=20.0)
-# Largest difference from eager over the largest output: rounding grows with depth, a mistake is far beyond. In 16 bits, where
-# eager itself is off by a tenth after 50 layers, both are compared with fp32: twice eager's error is allowed.
+# Largest difference from eager over the largest output: rounding grows with depth, a mistake is far beyond. In 16 bits
+# eager itself is off by a tenth after 50 layers, so both are compared with fp32: twice eager's error is allowed.
 WRONG = "off by"
 TOLERANCE = 1e-4
 OF_EAGERS = 2.0
