@@ -4,11 +4,11 @@
 #include "epilogue.h"
 #include "kernels.h"
 #include "operands.h"
+#include "piece_of_k.h"
 
 namespace pw::PW_ISA {
 
 constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // of a tile that is finished in memory: its columns and dots
-constexpr int64_t kPartialRows = 512;                  // of partial sums, 128 KB: a part of the second-level cache
 constexpr int64_t kNearValues = 4 << 10;  // of A that the dots after the vectors still find in the first-level cache
 
 template <class T, class D>
@@ -131,8 +131,8 @@ class Runner {
       operands_.b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
       if (dots) operands_.dot_columns(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
-      const int64_t pieces =
-          sums || vector_columns == 0 || plan_.piece == 0 ? 1 : cpu::ceil_div(operands_.depth(), piece_length());
+      const int64_t length = sums || vector_columns == 0 ? 0 : plan_.piece / D::kPack;
+      const int64_t pieces = length ? cpu::ceil_div(operands_.depth(), length) : 1;
       const int64_t group = pieces == 1 ? blocks.size() : std::max<int64_t>(1, kPartialRows / plan_.rows);
       for (Range some{blocks.begin, blocks.begin}; some.begin < blocks.end; some.begin = some.end) {
         some.end = std::min(some.begin + group, blocks.end);
@@ -146,7 +146,10 @@ class Runner {
                   tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
             if (panel != panels.begin || plan_.upright)
               for (int i = 0; i < operands_.stretches(); ++i) strips[i].a_ahead = 0;  // A is near
-            take_piece(strips, piece, pieces, rows.begin - plan_.rows_of(some.begin).begin);
+            if (pieces == 1)
+              piece_.take_all(strips, operands_.stretches());
+            else
+              piece_.take(strips, operands_.stretches(), piece, length, rows.begin - plan_.rows_of(some.begin).begin);
             if (sums)
               sum_tile(rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
             else if (piece + 1 < pieces)
@@ -155,27 +158,6 @@ class Runner {
               result_tiles(g, strips, rows, tiles, columns, vector_columns);
           }
       }
-    }
-  }
-
-  // Elements of k in one piece of the sums.
-  int64_t piece_length() const { return plan_.piece / D::kPack; }
-
-  // The strips' elements of a piece, and where the sums of the pieces before it are, in rows from `row` on.
-  void take_piece(const Strip<Elem>* strips, int64_t piece, int64_t pieces, int64_t row) {
-    static thread_local Scratch<Acc> partial;
-    piece_ = piece, parts_ = 0;
-    partial_ = pieces == 1 ? nullptr : partial.get((kPartialRows + kBlockRows) * kMostLanes) + row * kMostLanes;
-    int64_t begin = pieces == 1 ? 0 : piece * piece_length(), left = pieces == 1 ? operands_.depth() : piece_length();
-    for (int i = 0; i < operands_.stretches() && left > 0; ++i) {
-      const int64_t length = cpu::ceil_div(strips[i].k, D::kChunk) * D::kChunk;
-      if (begin < length) {
-        Strip<Elem>& part = part_[parts_++] = strips[i];
-        part.a += begin * part.a_step, part.b += begin * part.b_step;
-        part.k = std::min(left, part.k - begin);
-        left -= std::min(left, length - begin);
-      }
-      begin = std::max<int64_t>(0, begin - length);
     }
   }
 
@@ -205,14 +187,8 @@ class Runner {
     }
   }
 
-  // Runs the microkernel of the right size, on m rows of the strips from row r on.
-  void multiply(int r, int64_t m, int64_t n, const Target<D>& t) {
-    constexpr int L = Vec<Acc>::size;
-    if (n == 0) return;
-    const int vectors = int(n + L - 1) / L, last = int(n) - (vectors - 1) * L;
-    for (int i = 0; i < parts_; ++i) part_[i].a_row += r;
-    microkernel_.run(part_, parts_, int(m), vectors, last, t);
-    for (int i = 0; i < parts_; ++i) part_[i].a_row -= r;
+  void multiply(int r, int64_t rows, int64_t columns, const Target<D>& t) {
+    piece_.multiply(microkernel_, r, int(rows), int(columns), t);
   }
 
   void sum_tile(Range rows, Range columns, Acc* sums, int64_t step, bool add) {
@@ -224,7 +200,7 @@ class Runner {
   // Sums of a piece that is not the last, added to those of the pieces before.
   void partial_tiles(const Gemm& g, Range rows, int64_t tiles, Range columns, int n) {
     Target<D> t = target(g, rows, columns);
-    t.tiles = tiles, t.sums = partial_, t.sums_step = kMostLanes, t.add = piece_ > 0, t.partial = nullptr;
+    t.tiles = tiles, t.sums = piece_.partial(), t.sums_step = kMostLanes, t.add = !piece_.first(), t.partial = nullptr;
     for (int r = 0; r < rows.size(); r += plan_.tile_rows) {
       multiply(r, std::min<int64_t>(plan_.tile_rows, rows.size() - r), n, t);
       next_rows(t);
@@ -246,20 +222,16 @@ class Runner {
     for (; tiles > 0; --tiles, rows.begin += m, rows.end += m) {
       in_memory(g, strips, rows, columns, n, finished);
       if (tiles == 1) break;
-      const auto next = [](Strip<Elem>& s) {
-        s.a = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(s.a) + s.a_next);
-      };
-      std::for_each(strips, strips + operands_.stretches(), next);
-      std::for_each(part_, part_ + parts_, next);
-      if (partial_) partial_ += m * kMostLanes;
+      std::for_each(strips, strips + operands_.stretches(), [](Strip<Elem>& s) { s.next_tile(); });
+      piece_.next_tile(m);
     }
   }
 
   Target<D> target(const Gemm& g, Range rows, Range columns) const {
     Target<D> t;
-    t.ahead = ahead_, t.in_pieces = partial_ != nullptr;
-    if (piece_ > 0) {
-      t.partial = partial_;
+    t.ahead = ahead_, t.in_pieces = piece_.one_of_several();
+    if (!piece_.first()) {
+      t.partial = piece_.partial();
     } else if (g.bias) {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
       t.bias = bias_of(g) + (g.bias_on_m ? rows.begin : columns.begin);
@@ -321,10 +293,7 @@ class Runner {
   int64_t weights_ = -1, pixels_ = -1;  // whose operands are packed
   Ahead* ahead_ = nullptr;
   Block<T> c_, z_, residual_;
-  Strip<Elem> part_[kStrips];  // the piece of the strips that is added up
-  int parts_ = 0;
-  int64_t piece_ = 0;
-  Acc* partial_ = nullptr;
+  PieceOfK<D> piece_;
   Microkernel<D> microkernel_;
 };
 

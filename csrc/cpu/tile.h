@@ -22,6 +22,8 @@ struct Strip {
   int64_t b_ahead;  // elements beyond b to fetch, where prefetchers do not follow its rows; 0: packed, or near
   int64_t k;
   bool ends_sum = false;  // what was added up so far goes to memory: a longer running sum would lose more digits
+
+  void next_tile() { a = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(a) + a_next); }
 };
 
 // How one step of k multiplies: the element the operands are held in, and what results are stored as: T, or 16 bits
