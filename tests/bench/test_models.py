@@ -49,7 +49,8 @@ def test_a_run_in_two_pieces_leaves_one_file_and_a_table(tmp_path: Path) -> None
     assert "| SqueezeNet |" in readme.read_text()
 
 
-def test_a_wrong_or_failing_contestant_is_named_and_not_timed() -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_wrong_or_failing_contestant_is_named_and_not_timed(dtype: str) -> None:
     def fails(model):
         raise ValueError("no such compiler")
 
@@ -58,10 +59,11 @@ def test_a_wrong_or_failing_contestant_is_named_and_not_timed() -> None:
             self.model = model
 
         def __call__(self, x):
-            return self.model(x) + 100
+            y = self.model(x)
+            return y + 0.1 * y.abs().max()
 
     who = {EAGER: lambda model: model, "wrong": Wrong, "failing": fails}
-    found = list(measure(Setup("SqueezeNet", 1, "nchw", "fp32"), who, Effort(1, 0.1), OtherLoad()))
+    found = list(measure(Setup("SqueezeNet", 1, "nchw", dtype), who, Effort(1, 0.1), OtherLoad()))
     lines = [line for line in found if isinstance(line, str)]
     assert [r.name for r in found if isinstance(r, ModelRow)] == [EAGER]
     assert "tolerance" in lines[0]
