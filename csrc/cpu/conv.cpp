@@ -97,9 +97,9 @@ void activation_grad(const ActivationGrad& problem, const at::Tensor& like) {
   const int64_t rows = grad_rows(problem), channels = problem.channels;
   const at::Tensor partial = workspace(rows * channels, like);
   const int64_t row_elements = problem.pixels.count() * channels / rows;
-  at::parallel_for(0, rows, ceil_div(32768, row_elements), [&](int64_t begin, int64_t end) {
-    kernels().activation_grad(problem, partial.data_ptr(), begin, end);
-  });
+  const Kernels& set = kernels(problem.dtype);
+  at::parallel_for(0, rows, ceil_div(32768, row_elements),
+                   [&](int64_t begin, int64_t end) { set.activation_grad(problem, partial.data_ptr(), begin, end); });
   if (!problem.db) return;
   switch (problem.dtype) {
     case DType::f32:
@@ -151,7 +151,7 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
   const int bytes = int(like.element_size());
   const int64_t weights = weights_of(gemms, count);
   if (forced.chunked == -1 && weights > kChunkedWeights) return false;
-  const Kernels& set = count ? kernels(*gemms[0]) : kernels();
+  const Kernels& set = count ? kernels(*gemms[0]) : kernels(pass.dtype);
   Chunked job{gemms,
               count,
               pass,

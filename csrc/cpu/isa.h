@@ -16,7 +16,7 @@ using Widened = std::conditional_t<(kBytes >= 32), Dot<float, T>, Dot<float>>;
 template <bool DOT, class F>
 void dispatch(DType dtype, F&& f) {
 #ifdef PW_AMX
-  return f(bf16{}, DotTiles{});  // of other types AVX-512's units take care
+  return f(bf16{}, DotTiles{});  // kernels() gives other types to AVX-512's sets
 #else
   switch (dtype) {
     case DType::f32:

@@ -1,4 +1,4 @@
-// AMX (TILE, BF16) beside AVX-512: bf16 in tile registers, other types as AVX-512 does them.
+// AMX (TILE, BF16) beside AVX-512: bf16 in tile registers; other types are left to AVX-512's sets.
 #include "common.h"
 #if defined(__x86_64__) && defined(__linux__)
 #include <cpuid.h>
@@ -40,20 +40,16 @@ static bool has_amx() {
   return permitted;
 }
 
-static const Kernels& rest = avx512_bf16_kernels;
-static Tiling tiling(DType t) { return t == DType::bf16 ? amx::tiling<true>(t) : rest.tiling(t); }
-static void run(DType t, const Job& job, int64_t begin, int64_t end) {
-  t == DType::bf16 ? amx::run<true>(t, job, begin, end) : rest.run(t, job, begin, end);
+// What does not multiply is AVX-512's.
+static void merge(DType t, const Job& job, int64_t begin, int64_t end) {
+  avx512_bf16_kernels.merge(t, job, begin, end);
 }
-static void chunked(DType t, const Chunked& job, int64_t begin, int64_t end) {
-  t == DType::bf16 ? amx::chunked<true>(t, job, begin, end) : rest.chunked(t, job, begin, end);
-}
-static void merge(DType t, const Job& job, int64_t begin, int64_t end) { rest.merge(t, job, begin, end); }
 static void activation_grad(const ActivationGrad& p, void* partial, int64_t begin, int64_t end) {
-  rest.activation_grad(p, partial, begin, end);
+  avx512_bf16_kernels.activation_grad(p, partial, begin, end);
 }
 
-extern const Kernels amx_kernels = {"amx", has_amx, tiling, run, merge, activation_grad, chunked};
+extern const Kernels amx_kernels = {"amx", has_amx,         amx::tiling<true>, amx::run<true>,
+                                    merge, activation_grad, amx::chunked<true>};
 
 }  // namespace pw::cpu
 #endif

@@ -64,10 +64,14 @@ static const Choice& choice() {
 
 const Kernels& kernels() { return *choice().set; }
 
+const Kernels& kernels(DType dtype) {
+  const Choice& chosen = choice();
+  return chosen.widening && dtype != DType::bf16 ? *chosen.widening : *chosen.set;
+}
+
 const Kernels& kernels(const Gemm& g) {
   const Choice& chosen = choice();
-  if (!chosen.widening) return *chosen.set;
-  if (g.dtype != DType::bf16) return *chosen.widening;
+  if (!chosen.widening || g.dtype != DType::bf16) return kernels(g.dtype);
   if (forced.widened != -1) return forced.widened ? *chosen.widening : *chosen.pairs;
   return chosen.slow_pairs && !pairs_pay(g) ? *chosen.widening : *chosen.set;
 }

@@ -41,6 +41,8 @@ inline int64_t grad_rows(const ActivationGrad& p) { return grad_rows_per_run(p) 
 // All sets this build has, best first; the one in use is the first supported, or the one POINTWISE_EXT_CPU names.
 const Kernels* const* all_kernels();  // null-terminated
 const Kernels& kernels();
+// The set for what does not multiply: AMX knows bf16 only.
+const Kernels& kernels(DType);
 // The set for one product: where dot products of bf16 are slow, the set without them takes those that it does faster.
 const Kernels& kernels(const Gemm&);
 

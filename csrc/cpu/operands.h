@@ -3,7 +3,8 @@
 #include "epilogue.h"
 #include "kernels.h"
 #include "pack.h"
-#include "plan.h"
+#include "scratch.h"
+#include "stretch.h"
 
 namespace pw::PW_ISA {
 
@@ -13,55 +14,6 @@ using cpu::Range;
 constexpr int64_t kCrowded = 1024;  // bytes: lines a multiple of this apart share a few sets of the first-level cache
 constexpr int64_t kNearBytes = 32 << 10;  // of B that the first-level cache holds from one block of rows to the next
 constexpr int64_t kHalfPage = 2 << 10;  // lines a multiple of this apart share two sets of it, and few of the second's
-constexpr int kStrips = 16;             // pieces of k handed to one tile
-// Values of k added up in one register: the error of a longer running sum would pass twice that of PyTorch's, which
-// blocks its sums too.
-constexpr int64_t kLongestSum = 256;
-// Packed operands of one thread, kept between calls up to kKeep: allocating 1 MB anew costs more than filling it.
-template <class Elem>
-class Scratch {
- public:
-  ~Scratch() { std::free(data_); }
-  Elem* get(int64_t elements) {
-    if (elements > size_) {
-      std::free(data_);
-      data_ = static_cast<Elem*>(std::aligned_alloc(64, (elements * sizeof(Elem) + 63) / 64 * 64));
-      if (!data_) throw std::bad_alloc();
-      size_ = elements;
-    }
-    return data_;
-  }
-  void trim() {
-    constexpr int64_t kKeep = 16 << 20;
-    if (size_ * int64_t(sizeof(Elem)) > kKeep) std::free(data_), data_ = nullptr, size_ = 0;
-  }
-
- private:
-  Elem* data_ = nullptr;
-  int64_t size_ = 0;
-};
-
-// A stretch of k along which both operands advance by a constant step.
-struct Stretch {
-  int segment;
-  int64_t k, a_offset, b_offset;  // length; where it starts in A and B
-};
-
-// The next stretches from a position on, each at most `longest` and all together at most `most` values of k.
-inline int next_stretches(const Gemm& g, int& segment, int64_t& position, int64_t longest, int64_t most, Stretch* out) {
-  int count = 0;
-  for (int64_t left = most; segment < g.segments && left > 0 && count < kStrips;) {
-    const Segment& s = g.segment[segment];
-    const int64_t total = s.k.count(), inner = s.k.size[kRank - 1];
-    if (position < total) {
-      const int64_t length = std::min({longest, left, inner - position % inner, total - position});
-      out[count++] = {segment, length, offset(s.k, s.a.col, position), offset(s.k, s.b.row, position)};
-      position += length, left -= length;
-    }
-    if (position >= total) ++segment, position = 0;
-  }
-  return count;
-}
 
 template <class T, class D>
 class Operands {
