@@ -127,13 +127,13 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def(
       "force_cpu_plan",
       [](int turned, int packed, int streamed, int dots, int at_once, int split, int chunked, int widened, int pieces,
-         int vectors) {
-        pw::cpu::forced = {turned, packed, streamed, dots, at_once, split, chunked, widened, pieces, vectors};
+         int vectors, int beside) {
+        pw::cpu::forced = {turned, packed, streamed, dots, at_once, split, chunked, widened, pieces, vectors, beside};
       },
       pybind11::arg("turned") = -1, pybind11::arg("packed") = -1, pybind11::arg("streamed") = -1,
       pybind11::arg("dots") = -1, pybind11::arg("at_once") = -1, pybind11::arg("split") = -1,
       pybind11::arg("chunked") = -1, pybind11::arg("widened") = -1, pybind11::arg("pieces") = -1,
-      pybind11::arg("vectors") = -1,
+      pybind11::arg("vectors") = -1, pybind11::arg("beside") = -1,
       "For tests: decides parts of the CPU's plans (csrc/cpu/plan.h, Forced); without arguments the rules decide "
       "again.");
   m.def(

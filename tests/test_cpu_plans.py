@@ -39,6 +39,10 @@ PLANS = [
     {"widened": 1, "chunked": 100},
     {"vectors": 1},
     {"vectors": 2},
+    {"beside": 0},
+    {"beside": 1},
+    {"beside": 1, "packed": 1, "vectors": 1},
+    {"beside": 1, "streamed": 1},
     {"pieces": 0},
     {"pieces": 1},
     {"pieces": 1, "packed": 1},
@@ -60,6 +64,9 @@ SHAPES = {
     "long sum": Problem(channels=(700, 601), out_channels=20, batch=1, size=(5, 5), activation="relu"),
     "rows pages apart": Problem(channels=(80,), out_channels=60, batch=1, size=(32, 32), activation="relu"),
     "deep": Problem(channels=(300,), out_channels=40, batch=1, size=(14, 14), activation="relu"),
+    "panels beside one another": Problem(
+        channels=(37, 27), out_channels=40, batch=2, size=(20, 24), activation="relu", residual=True
+    ),
     "many pixels": Problem(channels=(16,), out_channels=24, size=(40, 33), activation="relu"),
 }
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
@@ -197,6 +204,17 @@ def test_the_rules_choose_what_was_measured_to_be_faster() -> None:
     assert "bypasses" not in plan_of(Problem(channels=(64,), out_channels=32, batch=1, size=(28, 28)))
     halves = Problem(channels=(16,), out_channels=24, batch=8, size=(112, 112), layout="channels_last")
     assert "bypasses" not in plan_of(halves), "a pixel is one line and a half"
+
+
+def test_panels_beside_one_another_are_of_narrow_tiles_in_nchw(force) -> None:
+    few = Problem(channels=(24,), out_channels=144, batch=1, size=(56, 56))
+    force(vectors=2)
+    assert ("beside one another" in plan_of(few)) == _C.cpu_capability().startswith(("avx2", "portable"))
+    force(beside=1)
+    assert "beside one another" in plan_of(few)
+    assert "beside one another" not in plan_of(replace(few, layout="channels_last"))
+    force(beside=0)
+    assert "beside one another" not in plan_of(few)
 
 
 def test_an_upright_result_beside_what_must_not_change() -> None:

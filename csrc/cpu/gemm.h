@@ -125,6 +125,10 @@ class Runner {
     if (!sums) prepare_blocks(g);
     const bool even = !sums && operands_.regular() && c_.regular() && residual_.regular() && z_.regular();
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      if (const int64_t done = sums ? 0 : panels_beside(g, blocks, panel, panels)) {
+        panel += done - 1;
+        continue;
+      }
       const Range columns = plan_.columns(panel);
       const int dots = plan_.dots_of(panel), vector_columns = int(columns.size()) - dots;
       Strip<Elem> strips[kStrips];
@@ -159,6 +163,28 @@ class Runner {
           }
       }
     }
+  }
+
+  // Panels that take each block of rows one after the other. Returns how many, from `panel` on: 0 where they are not
+  // alike, or not finished in registers.
+  int64_t panels_beside(const Gemm& g, Range blocks, int64_t panel, Range panels) {
+    if (plan_.beside == 1 || kInChunks || plan_.piece || plan_.run != g.n.size[kRank - 1]) return 0;
+    const Range first = plan_.columns(panel);
+    const int64_t run_end = (panel / plan_.panels_per_run + 1) * plan_.panels_per_run;
+    const int64_t most = std::min({plan_.beside, panels.end - panel, run_end - panel});
+    int64_t count = 0;
+    while (count < most && plan_.columns(panel + count).size() == first.size() && !plan_.dots_of(panel + count))
+      ++count;
+    seek_columns(g, first.begin, int(first.size()));
+    Strip<Elem> strips[kStrips];
+    if (count < 2 || !finishes_in_registers(g) || !operands_.b_strips_beside(g, panel, count, panels, strips)) return 0;
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      operands_.a_strips(g, block, blocks, strips);
+      for (int i = 0; i < operands_.stretches(); ++i) strips[i].a_next = strips[i].a_ahead = 0;
+      piece_.take_all(strips, operands_.stretches());
+      in_registers(g, plan_.rows_of(block), count, first, int(first.size()), /*beside=*/true);
+    }
+    return count;
   }
 
   void prepare_blocks(const Gemm& g) { c_.prepare(g.c, g.m), z_.prepare(g.z, g.m), residual_.prepare(g.residual, g.m); }
@@ -235,24 +261,31 @@ class Runner {
     } else if (g.bias) {
       t.init = g.bias_on_m ? Init::per_row : Init::per_column;
       t.bias = bias_of(g) + (g.bias_on_m ? rows.begin : columns.begin);
+      t.bias_next = g.bias_on_m ? rows.size() : 0;
     }
     return t;
   }
 
-  // Whether the tiles could be finished in registers, and were.
-  bool in_registers(const Gemm& g, Range rows, int64_t tiles, Range columns, int n) {
+  bool finishes_in_registers(const Gemm& g) const {
+    return std::is_same_v<T, typename D::Store> && clamps_ && !plan_.upright && c_.unit() && residual_.unit() &&
+           !g.z.data;
+  }
+  // Whether the tiles could be finished in registers, and were. They lie below one another, or `beside`.
+  bool in_registers(const Gemm& g, Range rows, int64_t tiles, Range columns, int n, bool beside = false) {
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (!clamps_ || plan_.upright || !c_.unit() || !residual_.unit() || z_.data) return false;
+      if (!finishes_in_registers(g)) return false;
       const int m = int(rows.size());
       c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
       Target<D> t = target(g, rows, columns);
       t.tiles = tiles;
-      t.c = c_.first, t.c_row = c_.row.table(), t.c_next = m * c_.row.step();
+      if (beside) t.bias_next = g.bias_on_m ? 0 : n;
+      t.c = c_.first, t.c_row = c_.row.table(), t.c_next = beside ? n : m * c_.row.step();
       if (residual_.data)
         t.residual = residual_.first, t.residual_row = residual_.row.table(),
-        t.residual_next = m * residual_.row.step();
+        t.residual_next = beside ? n : m * residual_.row.step();
       t.low = low_, t.high = high_;
-      t.streamed = plan_.streamed && c_.on_lines(tiles > 1 ? std::max(m, 2) : m);
+      t.streamed = plan_.streamed && c_.on_lines(tiles > 1 ? std::max(m, 2) : m) &&
+                   (!beside || n * sizeof(T) % cpu::kLineBytes == 0);
       multiply(0, m, n, t);
       return true;
     }

@@ -50,6 +50,7 @@ cpu::Tiling tiling(DType dtype) {
               D::kPack,
               D::kPack * D::kChunk,
               upright,
+              kBytes < 64,
               stored};
   });
   return result;

@@ -53,9 +53,10 @@ class Operands {
     depth_ = 0;
     while (plan_.rows << (together_log2_ + 1) <= kPackedTogether) ++together_log2_;
     a_direct_ = kSame || (D::kPack == 2 && (!kInChunks || is_flat(g.m) || plan_.within_runs));
-    // Packed for several blocks: shorter vectors use little of each line they touch, and rows a multiple of 2 KB apart
-    // push each other out of the caches: 512 -> 512 at 64x64 takes half the time.
-    b_direct_ = kSame && (blocks.size() < kManyBlocks || (kBytes == 64 && !crowded(g)));
+    // Packed for several blocks: rows a multiple of 2 KB apart, which push each other out of the caches (512 -> 512 at
+    // 64x64 takes half the time), and shorter vectors' panels that do not stay in the first one.
+    const int64_t panel_bytes = values_ * plan_.columns(0).size() * int64_t(sizeof(T));
+    b_direct_ = kSame && (blocks.size() < kManyBlocks || ((kBytes == 64 || panel_bytes <= kNearBytes) && !crowded(g)));
     for (int i = 0; i < stretches_; ++i) {
       const int64_t a_step = g.segment[stretch_[i].segment].a.col.step[kRank - 1], k = stretch_[i].k;
       depth_ += packed_steps<D>(k);
@@ -195,7 +196,7 @@ class Operands {
       if (b_direct_ && place.unit && (kBytes == 64 || n % L == 0)) {
         strips[i].b = reinterpret_cast<const Elem*>(p + place.start);
         strips[i].b_step = k_step;
-        strips[i].b_ahead = values_ * n * int64_t(sizeof(T)) > kNearBytes ? kRowsAhead * k_step : 0;
+        strips[i].b_ahead = kFetchesB && values_ * n * int64_t(sizeof(T)) > kNearBytes ? kRowsAhead * k_step : 0;
         continue;
       }
       if (!dst) {
@@ -210,6 +211,20 @@ class Operands {
       dst += steps * ld;
     }
     if (dst) b_ready_[slot] = true;
+  }
+
+  // Strips of `count` panels of equal width from `panel` on: those of the first, and how far the others lie from them.
+  // Whether they lie evenly.
+  bool b_strips_beside(const Gemm& g, int64_t panel, int64_t count, Range panels, Strip<Elem>* strips) {
+    for (int64_t i = 0; i < count; ++i) {
+      Strip<Elem> other[kStrips], *some = i == 0 ? strips : other;
+      b_strips(g, plan_.columns(panel + i), panel + i - panels.begin, panels.size(), some);
+      for (int s = 0; s < stretches_; ++s) {
+        if (i <= 1) strips[s].b_next = some[s].b - strips[s].b;
+        if (some[s].b != strips[s].b + i * strips[s].b_next || some[s].b_step != strips[s].b_step) return false;
+      }
+    }
+    return true;
   }
 
   // Columns that are summed up along k: read in place where k has unit step, else copied.

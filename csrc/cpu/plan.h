@@ -12,9 +12,14 @@ struct Tiling {
   int pack;         // values of k in one element of the operands
   int chunk;        // values of k that are multiplied at once
   double upright_cost;
+  bool narrow;  // the widest tile's row is a line or less
   bool stored;  // operands are multiplied as they are stored, in place; else they are packed first
 };
 
+// Of B's panels that lie beside one another and all take a block of rows before the next one does: rows of C a line
+// long, each in another page, are slow to write and X's to read (24 -> 144 at 56x56 in NCHW 1.6 times as fast, 64 ->
+// 32 1.5).
+constexpr int64_t kBesideBytes = 32 << 10, kMostBeside = 16;
 constexpr int64_t kGrainFlops = 1 << 20;  // per task: below, the second thread costs more than it brings
 constexpr int64_t kEvenUnits = 16;        // units per task: below, one more for one task than for another is seen
 constexpr int64_t kFewPixels = 2048;      // channels_last: beyond, a thread's packing of all of W is below 2 %
@@ -61,6 +66,7 @@ struct Plan {
   int line_vectors;                   // that fill a cache line of C
   int dots;                           // last columns of a run that are summed up along k one by one
   int64_t panels_per_run, panels;
+  int64_t beside = 1;        // panels that take a block of rows one after the other
   int64_t m_parts, n_parts;  // units of rows, and of panels
   int64_t piece = 0;         // values of k added up at a time, but for dW; 0: all
   bool at_once = false;      // dW over so few pixels that it runs like forward
@@ -168,8 +174,12 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   };
   switch (g.pixels) {
     case Pixels::on_n: {
-      p.n_parts = p.panels;
-      const bool few = p.panels % tasks != 0 && p.panels < kEvenUnits * tasks;
+      if (forced.beside == -1 ? tiling.narrow : forced.beside == 1) {
+        const int64_t near = kBesideBytes / (std::max<int64_t>(1, k) * vectors * tiling.lanes * 4);
+        p.beside = std::clamp<int64_t>(std::min(near, p.panels / wanted), 1, kMostBeside);
+      }
+      p.n_parts = ceil_div(p.panels, p.beside);
+      const bool few = p.n_parts % tasks != 0 && p.n_parts < kEvenUnits * tasks;
       p.m_parts = std::max(ceil_div(wanted, p.n_parts), weight_parts);
       p.m_parts = few ? shared(p.m_parts, p.blocks, p.n_parts) : std::min(p.blocks, p.m_parts);
       break;

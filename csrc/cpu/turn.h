@@ -16,7 +16,7 @@ constexpr int64_t kLongestInOnePiece = 1 << 18;  // values of k: 64 MB of a pack
 // pixels of a chunk too; vectors: most of a tile.
 struct Forced {
   int turned = -1, packed = -1, streamed = -1, dots = -1, at_once = -1, split = -1, chunked = -1, widened = -1,
-      pieces = -1, vectors = -1;
+      pieces = -1, vectors = -1, beside = -1;
 };
 inline Forced forced;
 

@@ -53,7 +53,7 @@ def run(f, *args, dynamic: bool | None = None) -> Rewritten:
     backend = Rewritten()
     compiled = torch.compile(f, backend=backend, fullgraph=True, dynamic=dynamic)
     got, expected = compiled(*copies(args)), f(*copies(args))
-    torch.testing.assert_close(got, expected, rtol=1.3e-6, atol=1e-5)  # fp32's, also where its results are widened
+    torch.testing.assert_close(got, expected, rtol=1.3e-6, atol=1e-5)  # of fp32, also where it is widened afterwards
     return backend
 
 
