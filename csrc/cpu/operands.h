@@ -54,9 +54,10 @@ class Operands {
     while (plan_.rows << (together_log2_ + 1) <= kPackedTogether) ++together_log2_;
     a_direct_ = kSame || (D::kPack == 2 && (!kInChunks || is_flat(g.m) || plan_.within_runs));
     // Packed for several blocks: rows a multiple of 2 KB apart, which push each other out of the caches (512 -> 512 at
-    // 64x64 takes half the time), and shorter vectors' panels that do not stay in the first one.
+    // 64x64 takes half the time), and for shorter vectors all but images' pixels that stay in the first one.
     const int64_t panel_bytes = values_ * plan_.columns(0).size() * int64_t(sizeof(T));
-    b_direct_ = kSame && (blocks.size() < kManyBlocks || ((kBytes == 64 || panel_bytes <= kNearBytes) && !crowded(g)));
+    const bool near = kBytes == 64 || (g.pixels == Pixels::on_n && panel_bytes <= kNearBytes);
+    b_direct_ = kSame && (blocks.size() < kManyBlocks || (near && !crowded(g)));
     for (int i = 0; i < stretches_; ++i) {
       const int64_t a_step = g.segment[stretch_[i].segment].a.col.step[kRank - 1], k = stretch_[i].k;
       depth_ += packed_steps<D>(k);
