@@ -137,7 +137,9 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   // without it 1.3 to 1.6 times as fast, 512 -> 2048 no faster.
   const bool near = in_tiles && p.m * k * element_bytes <= kNearWeights;
   const bool spans = !tiling.stored && !near && k >= kFewChannels && idle * 7 > inner;
-  p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 && !spans ? inner : p.n;
+  // A stride is packed in any case: where tiles are narrow enough for rows of 28 pixels, they span those too (1.3).
+  const bool strided = tiling.narrow && g.segments > 0 && g.segment[0].b.col.step[kRank - 1] != 1;
+  p.run = g.pixels == Pixels::on_n && inner >= widest * 3 / 4 && !spans && !strided ? inner : p.n;
   p.dots = p.run % tiling.lanes <= kMostDots && can_dot(g, tiling) ? int(p.run % tiling.lanes) : 0;
   // C with consecutive rows is stored in squares of `lanes` rows, which tiles of 4 or 8 rows make up without remainder.
   p.upright = g.pixels != Pixels::on_k && g.m.count() == g.m.size[kRank - 1] && g.c.row.step[kRank - 1] == 1 &&
