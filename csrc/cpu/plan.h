@@ -16,9 +16,8 @@ struct Tiling {
   bool stored;  // operands are multiplied as they are stored, in place; else they are packed first
 };
 
-// Of B's panels that lie beside one another and all take a block of rows before the next one does: rows of C a line
-// long, each in another page, are slow to write and X's to read (24 -> 144 at 56x56 in NCHW 1.6 times as fast, 64 ->
-// 32 1.5).
+// Of B's panels that lie beside one another and all take a block of rows before the next one does: rows of C that are
+// one line long, each in another page, are slow to write (24 -> 144 at 56x56 in NCHW 1.5 times as fast, 64 -> 32 1.1).
 constexpr int64_t kBesideBytes = 32 << 10, kMostBeside = 16;
 constexpr int64_t kGrainFlops = 1 << 20;  // per task: below, the second thread costs more than it brings
 constexpr int64_t kEvenUnits = 16;        // units per task: below, one more for one task than for another is seen

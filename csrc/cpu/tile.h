@@ -121,20 +121,18 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
   const char* const a_ahead =
       ahead_bytes ? reinterpret_cast<const char*>(strips[0].a) + index * strips[0].a_next + strips[0].a_ahead : nullptr;
   const bool fetches_c = (PLAIN || t.c) && !t.streamed, fetches = fetches_c || adds_residual || ahead || a_ahead;
-  const auto fetch = [&](int from, int to)
-                         __attribute__((always_inline)) {  // else gcc takes it for a call without effect
-                           for (int m = from; fetches_c && m < to; ++m)
+  // Always inline, else gcc takes it for a call without effect.
+  const auto fetch = [&](int from, int to) __attribute__((always_inline)) {
+    for (int m = from; fetches_c && m < to; ++m)
 #pragma GCC unroll 4
-                             for (int n = 0; n < NV; n += kLine) __builtin_prefetch(c + t.c_row[m] + n * L, 1);
-                           for (int m = from; adds_residual && m < to; ++m)
+      for (int n = 0; n < NV; n += kLine) __builtin_prefetch(c + t.c_row[m] + n * L, 1);
+    for (int m = from; adds_residual && m < to; ++m)
 #pragma GCC unroll 4
-                             for (int n = 0; n < NV; n += kLine)
-                               __builtin_prefetch(residual + t.residual_row[m] + n * L);
-                           for (int m = from; ahead && m < to; ++m) ahead->fetch();
-                           for (int m = from; a_ahead && m < to; ++m)
-                             for (int64_t i = 0; i < ahead_bytes; i += 64)
-                               __builtin_prefetch(a_ahead + strips[0].a_row[m] + i, 0, 2);
-                         };
+      for (int n = 0; n < NV; n += kLine) __builtin_prefetch(residual + t.residual_row[m] + n * L);
+    for (int m = from; ahead && m < to; ++m) ahead->fetch();
+    for (int m = from; a_ahead && m < to; ++m)
+      for (int64_t i = 0; i < ahead_bytes; i += 64) __builtin_prefetch(a_ahead + strips[0].a_row[m] + i, 0, 2);
+  };
 
   const auto each = [&](auto change) __attribute__((always_inline)) {
 #pragma GCC unroll 16
