@@ -30,7 +30,7 @@ void cpu_gemm(const Gemm* gemms, int64_t count, const at::Tensor& like) {
   std::string line = size(g, count) + set.name + ", tiles of " + std::to_string(std::min(plan.tile_rows, plan.rows)) +
                      " x " + std::to_string(columns.size() - plan.dots_of(0));
   if (plan.dots) line += ", " + std::to_string(plan.dots) + " columns along K";
-  if (plan.beside > 1) line += ", " + std::to_string(plan.beside) + " beside one another";
+  if (plan.beside > 1) line += ", up to " + std::to_string(plan.beside) + " beside one another";
   if (plan.piece) line += ", K in pieces of " + std::to_string(plan.piece);
   line += ", " + std::to_string(units) + " units in " + std::to_string(tasks) + (tasks == 1 ? " task" : " tasks");
   if (g.pixels != gemms->pixels && g.pixels != Pixels::on_k)
