@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from pointwise_ext.explain import cpu_kernels
 from tests.problem import Problem
+from tests.sanitize.build import compiler
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = [name for name, state in cpu_kernels() if not state.startswith("not")]
@@ -98,6 +102,24 @@ def test_an_unknown_name_is_refused() -> None:
         check=False,
     )
     assert "sse9" in result.stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have one set of instructions")
+@pytest.mark.parametrize("name", ["avx2", "avx512", "amx"])
+def test_what_the_linker_may_share_is_compiled_for_any_processor(name: str) -> None:
+    """Functions of a set of instructions have names of its own. g++ -O1 emitted one that had not, from AVX-512's unit,
+    and the linker took it for all: processors without AVX-512 stopped at it."""
+    if not shutil.which(compiler()[0]):
+        pytest.skip(f"{compiler()[0]} is not installed")
+    unit = [*compiler(), "-std=c++17", "-fopenmp", "-E", str(ROOT / f"csrc/cpu/isa_{name}.cpp")]
+    text = subprocess.run(unit, check=True, capture_output=True, text=True).stdout
+    before, switched = (
+        {Path(file).resolve() for file in re.findall(r'(?m)^# 1 "([^<"]+)"', part)} for part in text.split('/isa.h"', 1)
+    )
+    files = switched - before - {ROOT / "csrc/activation.h"}  # always inlined, or templates of a set's own types
+    assert ROOT / "csrc/cpu/vec.h" in files
+    shared = [str(f) for f in files if ROOT not in f.parents or "PW_ISA" not in f.read_text()]
+    assert not shared, "include these in csrc/cpu/common.h, before the set of instructions is switched on"
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -8,8 +8,10 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "chunks.h"
 #include "kernels.h"
