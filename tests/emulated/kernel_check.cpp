@@ -1,6 +1,11 @@
 // The float and bf16 kernels on the emulator without torch: products and activation gradients with tails on every side,
 // operands that end at forbidden pages, outputs that start as NaN. Exits with 1 at a wrong value; test_planted_bugs.py
 // compiles it against kernels with one mistake each, and expects anything but 0.
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "kernel_compare.h"
 
 namespace {
@@ -189,15 +194,25 @@ bool check_offsets() {
   return true;
 }
 
-int main() {
+// With a name, that check first: what is wrong with one kernel is found before all others are checked.
+int main(int count, char** arguments) {
+  using Check = std::function<bool(emulate::Schedule)>;
+  std::vector<std::pair<std::string, Check>> checks{
+      {"fma", check_fma},
+      {"mma", check_mma},
+      {"gates", check_gates},
+      {"backward", check_backwards},
+      {"weight", check_weight_stays},
+      {"lean", check_lean},
+      {"images", [](emulate::Schedule s) { return check_images(s, 3) && check_images(s, 37); }},
+      {"grad", [](emulate::Schedule s) { return check_activation_grad(200, 40, {8, 3}, s); }}};
+  const std::string wanted = count > 1 ? arguments[1] : "";
+  std::stable_partition(checks.begin(), checks.end(), [&](const auto& check) { return check.first == wanted; });
+  if (!wanted.empty() && checks.front().first != wanted) return std::printf("no check %s\n", wanted.c_str()), 2;
   if (!check_offsets()) return 1;
-  for (const emulate::Schedule schedule :
-       {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}}) {
-    if (!check_fma(schedule) || !check_mma(schedule) || !check_gates(schedule) || !check_backwards(schedule) ||
-        !check_weight_stays(schedule) || !check_lean(schedule) || !check_images(schedule, 3) ||
-        !check_images(schedule, 37) || !check_activation_grad(200, 40, {8, 3}, schedule))
-      return 1;
-  }
+  for (const auto& schedule : {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}})
+    for (const auto& [name, check] : checks)
+      if (!check(schedule)) return 1;
   if (!check_operands() || !check_gated_tiles()) return 1;
   if (!check_shared_bytes<bf16>() || !check_shared_bytes<float>())
     return std::printf("a block asks for more shared memory than was counted\n"), 1;
