@@ -112,6 +112,29 @@ void copy_transposed(const T* p, const int64_t* x_offset, int count, int64_t k, 
   }
 }
 
+// x that lie `step` apart.
+struct Run {
+  int begin, end;
+  int64_t step;
+};
+inline Run next_run(const int64_t* x_offset, int begin, int count) {
+  const int64_t step = begin + 1 < count ? x_offset[begin + 1] - x_offset[begin] : 1;
+  int end = begin + 1;
+  while (end < count && x_offset[end] - x_offset[end - 1] == step) ++end;
+  return {begin, end, step};
+}
+
+// Of a run what one step of k has. It fetches what later steps have: no prefetcher follows rows far apart.
+template <class T, class D>
+PW_INLINE void pack_run(const T* p, const Run& run, int64_t k_step, int64_t values_left, typename D::Elem* dst) {
+  constexpr int kAhead = 16, kLine = 64 / sizeof(T);  // values of k, of memory
+  const int n = run.end - run.begin;
+  if (run.step == 1 || run.step == 2)
+    for (int64_t x = 0; x < n * run.step; x += kLine)
+      for (int j = 0; j < D::kPack; ++j) __builtin_prefetch(p + x + (kAhead * D::kPack + j) * k_step);
+  copy_row<T, D>(p, run.step, k_step, int(std::min<int64_t>(D::kPack, values_left)), n, dst);
+}
+
 // dst[k][x] = source(x, k) for `count` offsets x and `k` steps; columns [count, ld) become zero.
 template <class T, class D>
 void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_step, typename D::Elem* dst,
@@ -121,18 +144,23 @@ void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_s
     for (int64_t s = 0; s < steps; ++s) std::fill(dst + s * ld + count, dst + (s + 1) * ld, typename D::Elem(0));
   if (k_step == 1 && k > 1 && (count == 1 || x_offset[1] - x_offset[0] != 1))
     return copy_transposed<T, D>(p, x_offset, count, k, dst, ld);
-  constexpr int kAhead = 16, kLine = 64 / sizeof(T);  // values of k, of memory: no prefetcher follows rows far apart
-  for (int x = 0; x < count;) {                       // stretches of x with a constant step
-    const int64_t step = x + 1 < count ? x_offset[x + 1] - x_offset[x] : 1;
-    int end = x + 1;
-    while (end < count && x_offset[end] - x_offset[end - 1] == step) ++end;
-    for (int64_t s = 0; s < steps; ++s) {
-      for (int i = x; step == 1 && i < end; i += kLine)
-        for (int j = 0; j < D::kPack; ++j) __builtin_prefetch(p + x_offset[i] + ((s + kAhead) * D::kPack + j) * k_step);
-      copy_row<T, D>(p + x_offset[x] + s * D::kPack * k_step, step, k_step,
-                     int(std::min<int64_t>(D::kPack, k - s * D::kPack)), end - x, dst + s * ld + x);
+  const auto pack_step = [&](const Run& run, int64_t step) __attribute__((always_inline)) {
+    pack_run<T, D>(p + x_offset[run.begin] + step * D::kPack * k_step, run, k_step, k - step * D::kPack,
+                   dst + step * ld + run.begin);
+  };
+  constexpr int kTogether = 16;
+  Run runs[kTogether];
+  for (int x = 0; x < count;) {
+    int found = 0;
+    for (; x < count && found < kTogether; x = runs[found++].end) runs[found] = next_run(x_offset, x, count);
+    if (found == 1) {  // the compiler decides by its step once
+      for (int64_t step = 0; step < steps; ++step) pack_step(Run(runs[0]), step);
+      continue;
     }
-    x = end;
+    // Of all runs what one step of k has: it lies close together, where a stride or an image ends a run after 14 or 7
+    // pixels (1.1 to 1.3 times as fast as run after run).
+    for (int64_t step = 0; step < steps; ++step)
+      for (const Run* run = runs; run < runs + found; ++run) pack_step(*run, step);
   }
 }
 
