@@ -197,7 +197,7 @@ class Operands {
       if (b_direct_ && place.unit && (kBytes == 64 || n % L == 0)) {
         strips[i].b = reinterpret_cast<const Elem*>(p + place.start);
         strips[i].b_step = k_step;
-        strips[i].b_ahead = kFetchesB && values_ * n * int64_t(sizeof(T)) > kNearBytes ? kRowsAhead * k_step : 0;
+        strips[i].b_ahead = rows_ahead(g, n, k_step) * k_step;
         continue;
       }
       if (!dst) {
@@ -267,6 +267,14 @@ class Operands {
       if (bytes % kHalfPage == 0 && stretch_[i].k > kFewRows) return true;
     }
     return false;
+  }
+
+  // Of B in place, read for a panel of n columns: how many rows ahead are fetched.
+  int rows_ahead(const Gemm& g, int n, int64_t k_step) const {
+    const int64_t column_bytes = values_ * int64_t(sizeof(T));
+    if (!kFetchesB || n * column_bytes <= kNearBytes) return 0;
+    const bool far = g.n.count() * column_bytes > kFarColumns && k_step * int64_t(sizeof(T)) >= kHalfPage;
+    return far && values_ >= kLongColumn ? kRowsFarAhead : kRowsAhead;
   }
 
   static bool all_ready(const std::vector<bool>& ready, int64_t count) {
