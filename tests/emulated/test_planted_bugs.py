@@ -14,8 +14,8 @@ pytestmark = pytest.mark.emulated
 
 HERE = Path(__file__).parent
 # Which check runs first, by the start of the file's name.
-FIRST = {"lean": "lean", "gemm_lean": "lean", "mma": "mma", "gemm_mma": "mma", "gate": "gates", "gemm_fma": "fma"}
-FIRST |= {"activation_grad": "grad", "backward_mma": "backward", "": "mma"}
+FIRST = {"lean": "lean", "gemm_lean": "lean", "gemm_fma": "fma", "gate": "gates"}
+FIRST |= {"activation_grad": "grad", "backward_mma": "backward", "": "mma"}  # "": all others
 BARRIER = "sync_threads();"
 # name: file, the text that is replaced (once in the file), and by what
 COMMON = {
