@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+import pointwise_ext as pw
 from bench.operands import DTYPES, Problem
 from bench.results import threads_word
 
@@ -46,11 +47,17 @@ def saw(problem: Problem, flops: float) -> None:
 
 
 def mm_flops(dtype: str, device: str) -> float:
-    """FLOP/s of a large square matrix product on random data, now: a shared machine is twice as fast at times."""
+    """FLOP/s of a large square matrix product on random data, now: a shared machine is twice as fast at times. On the
+    CPU the better of torch.mm and this package: on a Zen 5 MKL reaches 220 GFLOP/s of fp32 where 495 are possible."""
     size = 1024 if device == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(DTYPES[dtype]) for _ in range(2))
     out = torch.empty_like(a)
-    return 2 * size**3 / _best_seconds(lambda: torch.mm(a, b, out=out), device)
+    seconds = _best_seconds(lambda: torch.mm(a, b, out=out), device)
+    if device == "cpu":
+        x, weight = b[None], a[..., None]
+        with torch.no_grad():
+            seconds = min(seconds, _best_seconds(lambda: pw.pointwise_conv(x, weight), device))
+    return 2 * size**3 / seconds
 
 
 @cache

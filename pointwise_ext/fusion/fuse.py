@@ -11,19 +11,21 @@ from ..modules import _PointwiseConv
 from .graph import Rewriter, shape_of
 from .match import is_pointwise, is_script, why_not
 from .modules import replacement
+from .packed import AVAILABLE, PackedConv2d, pads_zeros
 from .report import Fused, FusionReport, Left, attach
 from .source import CONTAINERS, only_calls
 from .trace import trace
 
 
-def fuse(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+def fuse(model: nn.Module, *, inplace: bool = False, pack: bool = True) -> nn.Module:
     """The model with every 1x1 convolution, and what surrounds it, as one call of this package.
 
     Equivalent to ``model``: outputs and gradients agree within the dtype's tolerance. A convolution takes in a
     torch.cat of channels before it and, behind it, BatchNorm in eval mode (folded into new Parameters), an addition and
-    an activation, where nothing else reads the values between. Into larger convolutions BatchNorm is folded too. What
-    cannot be proven safe stays as it is; :func:`fusion_report` lists it with the reason. In training mode BatchNorm
-    stays, everything is trainable, and state_dict keeps its keys, one for each Parameter that forward uses.
+    an activation, where nothing else reads the values between. Into larger convolutions BatchNorm is folded too, and
+    on x86 CPUs they infer on packed weights (:class:`.packed.PackedConv2d`). What cannot be proven safe stays as it is;
+    :func:`fusion_report` lists it with the reason. In training mode BatchNorm stays, everything is trainable, and
+    state_dict keeps its keys, one for each Parameter that forward uses.
 
     A model that torch.fx can trace becomes a GraphModule, which has the model's parameters under their names, but not
     its class or methods. Where forward depends on more than the graph can hold (values of tensors, train() and eval(),
@@ -33,6 +35,7 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         model: any nn.Module or torch.fx.GraphModule, of any dtype, on any device.
         inplace: build on the model's own modules and Parameters, to train them, instead of copies; `model` must not be
             used afterwards.
+        pack: let larger convolutions keep a second, packed copy of their weights once they infer in channels_last.
 
     Raises:
         TypeError: `model` is not an nn.Module.
@@ -41,6 +44,8 @@ def fuse(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
     report = FusionReport()
     fast = _Fuser(report).run(model if inplace else _copy(model), "")
+    if pack:
+        report.packed += _pack_larger(fast)
     attach(fast, report)
     return fast
 
@@ -50,6 +55,17 @@ def _copy(model: nn.Module) -> nn.Module:
     values = (value for m in model.modules() if not is_script(m) for value in m.__dict__.values())
     computed = {id(v): v.detach().clone() for v in values if isinstance(v, Tensor) and not v.is_leaf}
     return copy.deepcopy(model, computed)
+
+
+def _pack_larger(model: nn.Module) -> list[str]:
+    """The names of the larger nn.Conv2d in `model` that nothing else has a hand in, all of them PackedConv2d now."""
+    names = []
+    for name, module in model.named_modules() if AVAILABLE else ():
+        if type(module) is nn.Conv2d and not is_pointwise(module) and why_not(module) is None and pads_zeros(module):
+            module.__class__ = PackedConv2d  # as in nn.utils.parametrize: whoever holds the module keeps it
+        if isinstance(module, PackedConv2d):
+            names.append(name or "the model")
+    return names
 
 
 class _Fuser:

@@ -17,12 +17,12 @@ from ..modules import _PointwiseConv
 from .match import (
     BATCH_NORMS,
     CONV_FUNCTIONS,
-    CONVS,
     SAVE_RESULT,
     activation,
     addition,
     concatenation,
     has_hooks,
+    is_ours_or_plain,
     is_pointwise,
     why_not,
     why_not_folded,
@@ -87,7 +87,7 @@ class Rewriter:
                 continue
             if is_pointwise(self.modules[str(node.target)]):
                 self._rewrite(node)
-            elif type(self.modules[str(node.target)]) in CONVS:
+            elif is_ours_or_plain(self.modules[str(node.target)]):
                 self._fold_only(node)
         self.gm.delete_all_unused_submodules()
         self.gm.graph.lint()

@@ -14,6 +14,7 @@ from torch.fx import Node
 
 from ..activations import ActivationLike
 from ..modules import _PointwiseConv
+from .packed import PackedConv2d
 
 Modules = dict[str, nn.Module]
 
@@ -143,13 +144,18 @@ def is_script(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.jit")
 
 
+def is_ours_or_plain(module: nn.Module) -> bool:
+    """A convolution of a class that computes nothing else than nn.Conv*d."""
+    return type(module) in CONVS or isinstance(module, (_PointwiseConv, PackedConv2d))
+
+
 def why_not(conv: nn.Module) -> str | None:
     """Why a convolution for which is_pointwise holds must stay as it is, or None."""
     if isinstance(conv, nn.modules.lazy.LazyModuleMixin):
         return "is lazy: it has no shape before its first call"
     if nn.utils.parametrize.is_parametrized(conv):
         return "has a parametrisation, which computes its weight anew in each call"
-    if type(conv) not in CONVS and not isinstance(conv, _PointwiseConv):
+    if not is_ours_or_plain(conv):
         return f"is a {type(conv).__name__}, not nn.Conv itself: it may compute something else"
     if has_hooks(conv):
         return "has hooks (pruning, weight_norm and spectral_norm use them too)"

@@ -33,6 +33,7 @@ class FusionReport:
     fused: list[Fused] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     folded: list[str] = field(default_factory=list)  # other convolutions that BatchNorm was folded into
+    packed: list[str] = field(default_factory=list)  # other convolutions that infer on packed copies of their weights
 
     @property
     def share(self) -> float:
@@ -50,6 +51,8 @@ class FusionReport:
         head = f"{len(self.fused)} of {count} 1x1 convolutions fused"
         if self.folded:
             head += f", BatchNorm folded into {len(self.folded)} larger"
+        if self.packed:
+            head += f", {len(self.packed)} larger with packed weights"
         return "\n".join([head, *(lines if count else [])])
 
 

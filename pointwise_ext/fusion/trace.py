@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy, Tracer
 from torch.fx.graph import inplace_methods
 
-from ..modules import _PointwiseConv
-from .match import has_hooks, is_pointwise, is_script
+from .match import has_hooks, is_ours_or_plain, is_pointwise, is_script
 
 
 class _Value(Proxy):
@@ -56,7 +55,7 @@ class _Tracer(Tracer):
         self.modes = _modes()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = m in self.opaque or isinstance(m, _PointwiseConv) or is_pointwise(m)
+        known = m in self.opaque or is_ours_or_plain(m) or is_pointwise(m)
         return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> Any:

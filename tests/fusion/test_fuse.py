@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import pointwise_ext as pw
 from pointwise_ext.activations import ACTIVATIONS
+from pointwise_ext.fusion.packed import AVAILABLE
 from tests.fusion.check import assert_same, gradients, patterns
 from tests.fusion.nets import MODULES, Net, Pair, chain_net, conv, image, norm
 
@@ -281,7 +282,8 @@ def test_batch_norm_is_folded_into_larger_convolutions_too() -> None:
     report = pw.fusion_report(fast)
     assert report.folded == ["0", "3"]
     assert str(report).startswith("1 of 1 1x1 convolutions fused, BatchNorm folded into 2 larger")
-    assert [type(m).__name__ for m in fast.children()] == ["Conv2d", "PointwiseConv2d", "Conv2d", "BatchNorm2d"]
+    larger = "PackedConv2d" if AVAILABLE else "Conv2d"
+    assert [type(m).__name__ for m in fast.children()] == [larger, "PointwiseConv2d", larger, "BatchNorm2d"]
     assert_same(model, fast, image())
     assert pw.fusion_report(pw.fuse(model.train())).folded == []
 
