@@ -1,4 +1,5 @@
-// What happens to a tile that its registers cannot finish: any activation, z beside y, strides of any kind.
+// What happens to a tile that its registers cannot finish: columns that are not consecutive elements, rows that are, or
+// another type than its operands'.
 #pragma once
 #include "offsets.h"
 
@@ -145,7 +146,7 @@ struct Finish {
   }
 };
 
-// Whether the activation is a clamp to [low, high], which a tile applies in registers.
+// Whether the activation is a clamp to [low, high], which a tile applies in registers; else there are no bounds.
 template <class Acc>
 bool as_clamp(const Activation& a, Acc& low, Acc& high) {
   low = -std::numeric_limits<Acc>::infinity(), high = std::numeric_limits<Acc>::infinity();

@@ -20,7 +20,7 @@ class Runner {
  public:
   // `slot`: what is packed stays beside that of runners in other slots.
   explicit Runner(const cpu::Job& job, int slot = 0) : job_(job), plan_(job.plan), operands_(job.plan, slot) {
-    clamps_ = as_clamp<Acc>(job.gemms[0].activation, low_, high_);
+    if (!as_clamp<Acc>(job.gemms[0].activation, low_, high_)) curve_ = &job.gemms[0].activation;
   }
 
   void run(int64_t begin, int64_t end) {
@@ -177,7 +177,7 @@ class Runner {
       ++count;
     seek_columns(g, first.begin, int(first.size()));
     Strip<Elem> strips[kStrips];
-    if (count < 2 || !finishes_in_registers(g) || !operands_.b_strips_beside(g, panel, count, panels, strips)) return 0;
+    if (count < 2 || !finishes_in_registers() || !operands_.b_strips_beside(g, panel, count, panels, strips)) return 0;
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       operands_.a_strips(g, block, blocks, strips);
       for (int i = 0; i < operands_.stretches(); ++i) strips[i].a_next = strips[i].a_ahead = 0;
@@ -266,16 +266,15 @@ class Runner {
     return t;
   }
 
-  bool finishes_in_registers(const Gemm& g) const {
-    return std::is_same_v<T, typename D::Store> && clamps_ && !plan_.upright && c_.unit() && residual_.unit() &&
-           !g.z.data;
+  bool finishes_in_registers() const {
+    return std::is_same_v<T, typename D::Store> && !plan_.upright && c_.unit() && residual_.unit() && z_.unit();
   }
   // Whether the tiles could be finished in registers, and were. They lie below one another, or `beside`.
   bool in_registers(const Gemm& g, Range rows, int64_t tiles, Range columns, int n, bool beside = false) {
     if constexpr (std::is_same_v<T, typename D::Store>) {
-      if (!finishes_in_registers(g)) return false;
+      if (!finishes_in_registers()) return false;
       const int m = int(rows.size());
-      c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m);
+      c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m), z_.seek_rows(rows.begin, m);
       Target<D> t = target(g, rows, columns);
       t.tiles = tiles;
       if (beside) t.bias_next = g.bias_on_m ? 0 : n;
@@ -283,8 +282,10 @@ class Runner {
       if (residual_.data)
         t.residual = residual_.first, t.residual_row = residual_.row.table(),
         t.residual_next = beside ? n : m * residual_.row.step();
-      t.low = low_, t.high = high_;
-      t.streamed = plan_.streamed && c_.on_lines(tiles > 1 ? std::max(m, 2) : m) &&
+      if (z_.data) t.z = z_.first, t.z_row = z_.row.table(), t.z_next = beside ? n : m * z_.row.step();
+      t.curve = curve_, t.low = low_, t.high = high_;
+      const int lined = tiles > 1 ? std::max(m, 2) : m;
+      t.streamed = plan_.streamed && c_.on_lines(lined) && (!z_.data || z_.on_lines(lined)) &&
                    (!beside || n * sizeof(T) % cpu::kLineBytes == 0);
       multiply(0, m, n, t);
       return true;
@@ -321,7 +322,7 @@ class Runner {
   const cpu::Job& job_;
   const Plan& plan_;
   Operands<T, D> operands_;
-  bool clamps_;
+  const Activation* curve_ = nullptr;  // null where the activation clamps to [low_, high_]
   Acc low_, high_;
   int64_t weights_ = -1, pixels_ = -1;  // whose operands are packed
   Ahead* ahead_ = nullptr;
