@@ -43,8 +43,9 @@ loaded = load_error is None
 if loaded:
     # pointwise_conv of one plain tensor and plain integers: 3 us less than Python and torch.ops take to read them.
     from pointwise_ext._C import conv as eager_conv
+    from pointwise_ext._C import weight_key
 else:
-    eager_conv = None
+    eager_conv = weight_key = None
     warnings.warn(
         f"pointwise_ext: the compiled extension cannot be used: {load_error}. All calls run the slower reference.",
         RuntimeWarning,
