@@ -32,7 +32,8 @@ SANITIZERS = {
         "asan-instrumentation-with-call-threshold=0",
     ],
     "thread": ["-include", str(ROOT / "tests/sanitize/masked.h")],
-    "undefined": ["-fno-sanitize-recover=undefined"],
+    # Tests AMX's kernels too, on processors that have AVX-512 alone.
+    "undefined": ["-fno-sanitize-recover=undefined", "-DPW_EMULATE_AMX"],
 }
 # The first toolkit that compiles for each architecture. One per major version: its code runs on every later minor.
 ARCHS = {"8.0": (11, 0), "9.0a": (12, 0), "10.0": (12, 8), "12.0": (12, 8)}

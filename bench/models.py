@@ -17,8 +17,9 @@ import pointwise_ext as pw
 from bench.measure import Effort, OtherLoad, cpu_sample, host_sample, interleave, peak_memory
 from bench.networks import NETWORKS, build
 from bench.operands import DTYPES
-from bench.pointwise_part import pointwise_convolutions, pointwise_flops, pointwise_share
+from bench.pointwise_part import pointwise_convolutions, pointwise_share, pointwise_work
 from bench.results import Results
+from bench.roofline import floor, mm_flops, saw
 from pointwise_ext.fusion.backend import compile_backend
 
 EAGER, FUSED, INDUCTOR, BACKEND = "eager", "fused", "torch.compile", "torch.compile, pointwise_ext"
@@ -97,6 +98,7 @@ class ModelRow:
     prepare_s: float
     pointwise_share: float = 0.0  # of a fused model's time that its 1x1 convolutions take; 0: not asked
     pointwise_flops: int = 0  # of theirs
+    pointwise_floor_us: float = 0.0  # the least time they can take, each at the machine's arithmetic or copy ceiling
 
     @property
     def setup(self) -> Setup:
@@ -141,6 +143,13 @@ def in_fp32(setup: Setup, image: Tensor) -> Tensor:
     return call_of(model, setup, image.float())()
 
 
+def pointwise_least(setup: Setup, model: nn.Module, image: Tensor) -> tuple[int, float]:
+    """FLOPs of the model's 1x1 convolutions, and their floor in microseconds, by ceilings as they are now."""
+    work = pointwise_work(model, partial(model, image), setup.dtype, setup.device, setup.threads)
+    saw(work[0], mm_flops(setup.dtype, setup.device))
+    return sum(w.flops for w in work), sum(floor(w).microseconds for w in work)
+
+
 def after_own(call: Callable[[], Tensor], sample: Callable[[], float]) -> Callable[[], float]:
     """`sample` right after a call of the same model: what malloc holds after another one's is of other sizes, and the
     pages it has to fetch anew cost a tenth of a ResNet-50 at batch 8."""
@@ -181,7 +190,7 @@ def measure(setup: Setup, who: dict[str, Prepare], effort: Effort, others: Other
             fused = len(pw.fusion_report(model).fused) if name == FUSED else 0
             calls[name], facts[name] = call, (error, fused, pointwise_convolutions(original), prepare_s)
             if name == FUSED and setup.device == "cpu" and setup.mode == "forward":
-                facts[name] += (pointwise_share(call), pointwise_flops(original, partial(original, image)))
+                facts[name] += (pointwise_share(call), *pointwise_least(setup, original, image))
         if not calls:
             return
         sample = cpu_sample if setup.device == "cpu" else partial(host_sample, device=setup.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,11 +22,11 @@ class Bound:
     eager: float
     fused: float
     inside: float  # of `fused`, in 1x1 convolutions
-    least: float  # what those would take at the machine's peak
+    least: float  # what those would take at the machine's ceilings
 
     @property
-    def at_peak(self) -> float:
-        """How many times faster than eager, were every 1x1 convolution as fast as the machine's arithmetic."""
+    def at_floor(self) -> float:
+        """How many times faster than eager, were every 1x1 convolution as fast as arithmetic and memory allow."""
         return self.eager / (self.fused - self.inside + self.least)
 
     @property
@@ -38,7 +37,6 @@ class Bound:
 
 def bounds(results: ModelResults, verdicts: list[Verdict]) -> Iterator[Bound]:
     """Of the networks that miss their goals against eager, where the run knows what is 1x1 in them."""
-    peaks = {dtype: results.ceilings.get(f"{dtype} GFLOP/s", math.nan) for dtype in ("fp32", "bf16", "fp16")}
 
     def fastest(network: str, batch: int, dtype: str, name: str) -> ModelRow | None:
         what = (network, batch, dtype, "forward", name)
@@ -48,7 +46,7 @@ def bounds(results: ModelResults, verdicts: list[Verdict]) -> Iterator[Bound]:
     for network, batch, dtype in dict.fromkeys((row.network, row.batch, row.dtype) for row in results.rows):
         goal = next((v for v in verdicts if (v.what, v.dtype) == (over_eager(network, batch), dtype)), None)
         eager, fused = (fastest(network, batch, dtype, name) for name in (EAGER, FUSED))
-        if goal and goal.word == "missed" and eager and fused and fused.pointwise_share:
+        if goal and goal.word == "missed" and eager and fused and fused.pointwise_floor_us:
             inside = fused.pointwise_share * fused.median_us
-            least = min(inside, fused.pointwise_flops / peaks[dtype] / 1e3)
+            least = min(inside, fused.pointwise_floor_us)
             yield Bound(goal, eager.median_us, fused.median_us, inside, least)

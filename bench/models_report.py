@@ -118,12 +118,12 @@ def print_models(console: Console, results: ModelResults) -> None:
 
 def print_bounds(console: Console, found: list[Bound]) -> None:
     table = Table(title="Missed goals, and what 1x1 convolutions can do for them", title_justify="left")
-    for column in ("goal", "wanted", "got", "eager", "fused", "in 1x1", "at the peak", "then", "if they were free"):
+    for column in ("goal", "wanted", "got", "eager", "fused", "in 1x1", "at the floor", "then", "if they were free"):
         table.add_column(column, justify="left" if column == "goal" else "right")
     for b in found:
         times = (time(us) for us in (b.eager, b.fused, b.inside, b.least))
         table.add_row(
-            b.verdict.what, ratio(b.verdict.goal), ratio(b.verdict.got), *times, ratio(b.at_peak), ratio(b.free)
+            b.verdict.what, ratio(b.verdict.goal), ratio(b.verdict.got), *times, ratio(b.at_floor), ratio(b.free)
         )
     if found:
         console.print(table)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from bench.roofline import Work
+
 CALLS = 5
 _CALL = "bench: one call"
 
@@ -21,19 +23,20 @@ def pointwise_convolutions(model: nn.Module) -> int:
     return sum(map(is_pointwise, model.modules()))
 
 
-def pointwise_flops(model: nn.Module, call: Callable[[], object]) -> int:
-    """Multiplications and additions of the model's 1x1 convolutions in one call."""
-    total = 0
+def pointwise_work(model: nn.Module, call: Callable[[], object], dtype: str, device: str, threads: int) -> list[Work]:
+    """What each 1x1 convolution of the model does in one call: it reads its input and weight, and writes its output."""
+    found = []
 
-    def count(conv: nn.Conv2d, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-        nonlocal total
-        total += 2 * y.numel() * conv.in_channels // conv.groups
+    def add(conv: nn.Conv2d, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        flops = 2 * y.numel() * conv.in_channels // conv.groups
+        moved = sum(t.numel() * t.element_size() for t in (inputs[0], conv.weight, y))
+        found.append(Work(flops, moved, dtype, device, threads))
 
-    hooks = [module.register_forward_hook(count) for module in model.modules() if is_pointwise(module)]
+    hooks = [module.register_forward_hook(add) for module in model.modules() if is_pointwise(module)]
     call()
     for hook in hooks:
         hook.remove()
-    return total
+    return found
 
 
 def pointwise_share(call: Callable[[], object]) -> float:

@@ -40,7 +40,7 @@ def _best_seconds(run: Callable[[], object], device: str, at_least: float = 0.1)
 _seen: dict[tuple[str, str, int], float] = {}  # the fastest FLOP/s of a run, by dtype, device and threads
 
 
-def saw(problem: Problem, flops: float) -> None:
+def saw(problem: Problem | Work, flops: float) -> None:
     """A contestant reached `flops` per second: a shared machine is often faster later than when a run begins."""
     key = (problem.dtype, problem.device, problem.threads)
     _seen[key] = max(flops, _seen.get(key, 0.0))
@@ -87,11 +87,23 @@ def copy_bandwidths(device: str, threads: int = 0) -> tuple[tuple[int, float], .
     return tuple(measured)
 
 
-def bandwidth(problem: Problem) -> float:
+def bandwidth(problem: Problem | Work) -> float:
     """The copy bandwidth of the smallest working set timed that holds what moves; cold, that of the largest."""
     table = copy_bandwidths(problem.device, problem.threads)
     moved = table[-1][0] if problem.cold else problem.bytes
     return next((rate for working_set, rate in table if moved <= working_set), table[-1][1])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a floor asks of a problem, of a convolution that is no layer of the benchmark's."""
+
+    flops: int
+    bytes: int
+    dtype: str
+    device: str
+    threads: int
+    cold: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +114,7 @@ class Floor:
     bound: str
 
 
-def floor(problem: Problem) -> Floor:
+def floor(problem: Problem | Work) -> Floor:
     arithmetic = problem.flops / peak_flops(problem.dtype, problem.device, problem.threads) * 1e6
     traffic = problem.bytes / bandwidth(problem) * 1e6
     return Floor(max(arithmetic, traffic), "compute" if arithmetic >= traffic else "memory")

@@ -7,6 +7,9 @@
 // columns would be read less often, which gains nothing where B's panel stays in the first-level cache.
 #pragma once
 #include "tile.h"
+#ifdef PW_EMULATE_AMX
+#include "../emulate/amx.h"
+#endif
 
 namespace pw::PW_ISA {
 
@@ -188,7 +191,12 @@ void tiles_in_registers(const Strip<uint32_t>* strips, int count, int rows, int 
       each([&](V, int n) { return load(sums + m * kColumns + n * L, L); });
       if (t.residual) each([&](V x, int n) { return x + load(residual + t.residual_row[m] + n * L, lanes(n)); });
       if (t.z) DotTiles::store_row<NV>(t.z + index * t.z_next + t.z_row[m], v, last, t.streamed);
-      if (t.curve) apply(*t.curve, v, NV);
+      if (t.curve) {
+        V kept[NV];
+        each([&](V x, int n) { return kept[n] = x; });
+        apply(*t.curve, kept, NV);
+        each([&](V, int n) { return kept[n]; });
+      }
       if (from_low) each([&](V x, int) { return select(x < low, low, x); });
       if (to_high) each([&](V x, int) { return select(x > high, high, x); });
       DotTiles::store_row<NV>(c + t.c_row[m], v, last, t.streamed);

@@ -31,6 +31,9 @@ extern const Kernels avx512_bf16_kernels;
 
 // The kernel must be asked for the registers, once for all threads; it refuses where it does not save them.
 static bool has_amx() {
+#ifdef PW_EMULATE_AMX
+  return avx512_bf16_kernels.supported();
+#endif
   unsigned a, b, c, d;
   constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
   if (!avx512_bf16_kernels.supported() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;

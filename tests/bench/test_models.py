@@ -15,7 +15,7 @@ from bench.measure import Effort, OtherLoad
 from bench.models import BACKEND, EAGER, FUSED, INDUCTOR, ModelResults, ModelRow, Setup, measure, stored
 from bench.models_bound import bounds
 from bench.models_report import markdown, plot, verdicts
-from bench.pointwise_part import pointwise_convolutions, pointwise_flops
+from bench.pointwise_part import pointwise_convolutions, pointwise_work
 from bench.readme import MODELS
 
 TINY = ["models", "--network", "SqueezeNet", "--batch", "1", "--layout", "nchw", "--rounds", "1", "--no-compile"]
@@ -44,6 +44,7 @@ def test_a_run_in_two_pieces_leaves_one_file_and_a_table(tmp_path: Path) -> None
     fused = next(r for r in found.rows if (r.name, r.mode) == (FUSED, "forward"))
     assert fused.fused == 17
     assert 0 < fused.pointwise_share < 1
+    assert 0 < fused.pointwise_floor_us < fused.median_us
     assert found.ceilings["fp32 GFLOP/s"] > 0
     assert (tmp_path / "test.png").read_bytes()[1:4] == b"PNG"
     assert "| SqueezeNet |" in readme.read_text()
@@ -96,20 +97,21 @@ def test_goals_compare_the_better_layouts(fused_us: float, word: str) -> None:
 
 
 def test_the_bound_of_a_missed_goal() -> None:
-    """Of 9 us fused, a third in 1x1 convolutions, which 8000 operations at 4 GFLOP/s would take 2 us for."""
-    fused = replace(row(FUSED, 9.0), pointwise_share=1 / 3, pointwise_flops=8000)
+    """Of 9 us fused, a third in 1x1 convolutions, which cannot take less than 2."""
+    fused = replace(row(FUSED, 9.0), pointwise_share=1 / 3, pointwise_floor_us=2.0)
     run = results(row(EAGER, 10.0), fused, row(EAGER, 50.0, layout="nhwc"), row(EAGER, 10.0, "U-Net"))
-    run.ceilings["fp32 GFLOP/s"] = 4.0
     (bound,) = bounds(run, verdicts(run.rows))
     assert (bound.inside, bound.least) == pytest.approx((3.0, 2.0))
-    assert (bound.at_peak, bound.free) == pytest.approx((10 / 8, 10 / 6))
+    assert (bound.at_floor, bound.free) == pytest.approx((10 / 8, 10 / 6))
     assert list(bounds(results(row(EAGER, 10.0), replace(fused, median_us=5.0)), verdicts(run.rows[:1]))) == []
 
 
 def test_the_work_of_1x1_convolutions_alone_counts() -> None:
     model = nn.Sequential(nn.Conv2d(4, 6, 1, groups=2), nn.Conv2d(6, 8, 3))
     assert pointwise_convolutions(model) == 1
-    assert pointwise_flops(model, lambda: model(torch.zeros(2, 4, 5, 5))) == 2 * (2 * 6 * 25) * 2
+    (work,) = pointwise_work(model, lambda: model(torch.zeros(2, 4, 5, 5)), "fp32", "cpu", 2)
+    assert work.flops == 2 * (2 * 6 * 25) * 2
+    assert work.bytes == 4 * (2 * 4 * 25 + 6 * 2 + 2 * 6 * 25)
 
 
 def test_table_and_picture_without_a_compiler(tmp_path: Path) -> None:
