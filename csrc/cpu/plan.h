@@ -183,7 +183,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       const bool few = p.n_parts % tasks != 0 && p.n_parts < kEvenUnits * tasks;
       // A unit packs its X, or copies its last columns, whatever others did: of few, as many as give all tasks the
       // same. Where panels are read in place, as many as leave W in a second-level cache of 1 MB while they pass.
-      const bool in_place = tiling.stored && g.segments > 0 && g.segment[0].b.col.step[kRank - 1] == 1;
+      const bool in_place = tiling.stored && tiling.pack == 1 && g.segments > 0 && g.segment[0].b.col.step[kRank - 1] == 1;
       const int64_t parts_near = in_place && p.n_parts > 1 ? ceil_div(p.m * k * element_bytes, kNearWeights / 2) : 1;
       p.m_parts =
           std::max(few ? std::max(ceil_div(tasks, p.n_parts), parts_near) : ceil_div(wanted, p.n_parts), weight_parts);
