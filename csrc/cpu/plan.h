@@ -144,6 +144,11 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
   p.upright = g.pixels != Pixels::on_k && g.m.count() == g.m.size[kRank - 1] && g.c.row.step[kRank - 1] == 1 &&
               (g.c.col.step[kRank - 1] != 1 || p.n == 1);
   int most_vectors = p.upright && tiling.rows[0] != tiling.lanes ? std::min(tiling.vectors, 3) : tiling.vectors;
+  // Pixels that are read where they lie, in rows of k.
+  const bool in_place = g.pixels == Pixels::on_n && tiling.stored && tiling.pack == 1 && g.segments > 0 &&
+                        g.segment[0].b.col.step[kRank - 1] == 1;
+  // Of those, long panels come from the second-level cache: 8 x 3 vectors take 3/4 as much as 6 x 4, 1.01 to 1.05.
+  if (in_place && k > kFewChannels) most_vectors = std::min(most_vectors, 3);
   if (forced.vectors > 0) most_vectors = std::min(most_vectors, forced.vectors);
   const int64_t run_vectors = ceil_div(p.run - p.dots, tiling.lanes);
   const bool whole_lines = g.c.row.step[kRank - 1] * element_bytes % kLineBytes == 0;
@@ -182,8 +187,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       p.n_parts = ceil_div(p.panels, p.beside);
       const bool few = p.n_parts % tasks != 0 && p.n_parts < kEvenUnits * tasks;
       // A unit packs its X, or copies its last columns, whatever others did: of few, as many as give all tasks the
-      // same. Where panels are read in place, as many as leave W in a second-level cache of 1 MB while they pass.
-      const bool in_place = tiling.stored && tiling.pack == 1 && g.segments > 0 && g.segment[0].b.col.step[kRank - 1] == 1;
+      // same. Of pixels in place, as many as leave W in a second-level cache of 1 MB while they pass.
       const int64_t parts_near = in_place && p.n_parts > 1 ? ceil_div(p.m * k * element_bytes, kNearWeights / 2) : 1;
       p.m_parts =
           std::max(few ? std::max(ceil_div(tasks, p.n_parts), parts_near) : ceil_div(wanted, p.n_parts), weight_parts);
