@@ -35,14 +35,15 @@ class PackedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        key = None if _is_compiling() else _weight_key(input, weight, bias, self.groups)
+        key = None if _is_compiling() or not AVAILABLE else _weight_key(input, weight, bias, self.groups)
         if key is None or input.dtype not in _DTYPES:
             return super().forward(input)
         arguments = (self.padding, self.stride, self.dilation, self.groups)
-        if self._packed is None or self._packed[0] != key:  # the format depends on the processor, not on the image
-            packed = _pack_weight(weight.detach().to_mkldnn(), *arguments, list(input.shape))
-            self._packed = (key, packed)
-        return _convolution(input, self._packed[1], bias, *arguments, "none", [], "")
+        packed = self._packed  # once: another thread may drop it
+        if packed is None or packed[0] != key:  # the format depends on the processor, not on the image
+            packed = (key, _pack_weight(weight.detach().to_mkldnn(), *arguments, list(input.shape)))
+            self._packed = packed
+        return _convolution(input, packed[1], bias, *arguments, "none", [], "")
 
     def train(self, mode: bool = True) -> PackedConv2d:
         if mode:

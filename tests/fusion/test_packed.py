@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -274,6 +276,30 @@ def test_the_copy_stays_here_and_goes_when_it_is_of_no_use() -> None:
         packed.eval()(x)
         assert packed._packed is not None
         assert packed.to(torch.float64)._packed is None
+
+
+def test_a_pickle_read_elsewhere_is_an_nn_conv2d(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, packed = pair()
+    monkeypatch.setattr("pointwise_ext.fusion.packed.AVAILABLE", False)
+    monkeypatch.setattr("pointwise_ext.fusion.packed._weight_key", None)
+    with torch.no_grad():
+        same(conv, pickle.loads(pickle.dumps(packed)), image())
+
+
+def test_threads_share_a_module_that_changes() -> None:
+    conv, packed = pair()
+    x = image()
+    with torch.no_grad():
+        expected = conv(x)
+
+        def call(i: int) -> bool:
+            if i % 7 == 0:
+                packed.train().eval()  # drops the copy
+            with torch.no_grad():
+                return torch.equal(packed(x), expected)
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(call, range(200)))
 
 
 class Net(nn.Module):
