@@ -122,9 +122,8 @@ PyMethodDef kMethods[] = {
      "conv(input, weight, bias, stride, padding, dilation, groups, activation, parsed, residual) of plain tensors and "
      "integers, or NotImplemented."},
     {"weight_key", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(weight_key)), METH_FASTCALL,
-     "weight_key(input, weight, bias, groups): a number for the weight's contents where oneDNN may infer on a packed "
-     "copy "
-     "of it, or None."},
+     "weight_key(input, weight, bias, groups): a number for the weight's contents where oneDNN may infer on a copy of "
+     "it, or None."},
     {nullptr, nullptr, 0, nullptr}};
 
 }  // namespace
