@@ -26,7 +26,7 @@ from bench.readme import BEGIN, END, MODELS, check_markers, link, replace_betwee
 from bench.real import real
 from bench.registry import COMPILE, Roster
 from bench.results import Results, device_name, environment, slug
-from bench.roofline import ceilings, mm_flops
+from bench.roofline import ceilings, peak_flops
 from bench.run import Bench, problems, run_all
 from bench.suites import LAYOUTS, MODES, SUITES
 from bench.summary import changes, regressions
@@ -168,10 +168,8 @@ def measure_models(args: argparse.Namespace, stem: Path, console: Console) -> mo
         results.add([row for row in found if not isinstance(row, str)])
         results.absent += [line for line in found if isinstance(line, str)]
         results.environment["load by others"] = f"{others.share:.0%} of the CPUs"
-        peak = f"{setup.dtype} GFLOP/s"
-        results.ceilings[peak] = max(
-            results.ceilings.get(peak, 0.0), round(mm_flops(setup.dtype, setup.device) / 1e9, 1)
-        )
+        peak, now = f"{setup.dtype} GFLOP/s", peak_flops(setup.dtype, setup.device, setup.threads)
+        results.ceilings[peak] = max(results.ceilings.get(peak, 0.0), round(now / 1e9, 1))
         results.save(stem)
     return results
 
