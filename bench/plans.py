@@ -47,12 +47,12 @@ def forced(pass_: str, strict: bool) -> Iterator[dict[str, int]]:
     """What to force, in turn; nothing first."""
     yield {}
     if pass_ == "backward":
-        yield from ({"gate": gate, "one_pass": one_pass} for gate, one_pass in ((0, 0), (1, 0), (1, 1)))
+        yield from ({"gate": gate} for gate in (0, 1))
         return
     tiles = _STRICT_TILES if strict else _TILES
     for tile, splits, stays in itertools.product(range(tiles), _SHARES[pass_], (0, 1)):
         if not stays or splits == 1:
-            yield {"tile": tile, "splits": splits, "stays": stays, "gate": 1, "one_pass": 0}
+            yield {"tile": tile, "splits": splits, "stays": stays, "gate": 1}
 
 
 def wanted(pass_: str, inputs: int) -> list[bool]:

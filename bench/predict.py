@@ -54,7 +54,8 @@ def launches(layer: Layer, dtype: str, layout: str, backward: bool) -> list[Laun
     residual = image(layer.out_channels, layer.out_size) if layer.residual else None
     gradients = [backward] * (len(inputs) + 2) if backward else []
     options = ([layer.stride], [0], 1, "relu", 0.0, 0.0, False, gradients)
-    rows = _C.predict_cuda(inputs, weight, weight[:, 0, 0, 0], residual, *options)
+    bias = torch.empty(layer.out_channels, dtype=DTYPES[dtype])
+    rows = _C.predict_cuda(inputs, weight, bias, residual, *options)
     what = f"{'backward' if backward else 'forward'} {dtype} {layout}"
     return [
         Launch(layer.name, what, kernel, f"{m}x{n}x{k}" if m else "", blocks, memory, cache, time)

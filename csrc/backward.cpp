@@ -17,17 +17,15 @@ struct Backward {
   const at::Tensor& weight;
   at::TensorList sampled;  // the inputs' pixels that outputs read, if dW has copies of them
   View dz;                 // dY where there is a gate
-  View saved;              // what the gate reads, if there is one,
-  Mask mask;               // or the mask in its place
+  Mask mask;               // what it reads
   Activation activation;
   char* db = nullptr;  // where the products of dW write it, if they are to
   Interior inside{shape};
 
   // dZ of the channels from `channel` on as an operand
   Matrix gradient(Gemm& g, int64_t channel) const {
-    const auto place = [&](const View& v) { return inside.of_output(v).at_channel(channel).with_pixels(g.pixels); };
-    if (saved.data || mask.words) g.gate = {place(saved), activation, mask};
-    return place(dz);
+    if (mask.words) g.gate = {activation, mask};
+    return inside.of_output(dz).at_channel(channel).with_pixels(g.pixels);
   }
 
   // Calls add(g, group, slice) for the part of every group that lies in one input.
@@ -178,21 +176,20 @@ class BackwardPass {
     return backend_.chunked(products_, together, inputs_[0]);
   }
 
-  // dZ is made of dY by each product: it never lies in memory. False: it has to.
+  // dZ is dY or made of it, by a mask, by each product: it never lies in memory. False: it has to.
   bool gated() {
     const bool dz_needed = need_residual() && !linear_, db_beside_dw = dw_.defined() && shape_.interior_is_all();
     if (!backend_.gates || dz_needed || (need_bias() && !db_beside_dw)) return false;
+    if (!linear_ && !pass_.mask.words) return false;
     set_products({shape_,
                   inputs_,
                   weight_,
                   {},
                   View(dy_, shape_),
-                  saved_,
                   pass_.mask,
                   activation_,
                   need_bias() ? static_cast<char*>(db_.data_ptr()) : nullptr},
                  collapse_each);
-    if (backend_.one_pass && backend_.one_pass(products_, pass_, inputs_[0])) return products_.clear(), true;
     return !products_.empty() && backend_.gates(products_, pass_);
   }
 

@@ -19,10 +19,8 @@ struct Backend {
   // Whether products with a gate and row sums, which make dZ and db themselves, replace `pass`. Null: it has none.
   bool (*gates)(const std::vector<Products>& products, const ActivationGrad& pass) = nullptr;
   bool masks = false;  // whether its kernels write and read masks
-  // Computes them, dX and dW, by one kernel if that is faster than either; else returns false. Null: it has none.
-  bool (*one_pass)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
-  // Computes them and `pass` chunk by chunk of pixels, if that is faster; all share one axis, and the products read dY
-  // in dZ's place. Asked where `chunks` says that so many bytes of dY may be worth it. Null: it does not.
+  // Computes products and `pass` chunk by chunk of pixels, if that is faster; all share one axis, and the products read
+  // dY in dZ's place. Asked where `chunks` says that so many bytes of dY may be worth it. Null: it does not.
   bool (*chunks)(int64_t bytes) = nullptr;
   bool (*chunked)(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) = nullptr;
   bool samples = false;  // whether dW with a stride reads a copy of the pixels that count: short runs of them are slow

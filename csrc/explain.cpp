@@ -56,10 +56,8 @@ void predicted_gemm(const Gemm* gemms, int64_t count, const at::Tensor&) {
   const Gemm& g = products[0];
   const GemmPlan p = plan_gemm(products.data(), count, forced_tuning);
   const Traffic moved = traffic(g, p);
-  const std::string gate = g.gate.mask.words   ? " of dY by bits"
-                           : g.gate.saved.data ? " of dY"
-                                               : "",
-                    rows = g.row_sums ? " with db" : "", stays = p.weight_stays() ? ", W stays" : "";
+  const std::string gate = g.gate.present() ? " of dY by bits" : "", rows = g.row_sums ? " with db" : "",
+                    stays = p.weight_stays() ? ", W stays" : "";
   const std::string tile = std::to_string(p.tile_m) + "x" + std::to_string(p.tile_n) + gate + rows + stays;
   Prediction kernel{name(p) + std::string(" ") + tile,
                     g.m.count(),
@@ -103,20 +101,6 @@ bool predicted_gates(const std::vector<Products>& products, const ActivationGrad
   return gates(computed, pass, forced_tuning);
 }
 
-bool predicted_one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor&) {
-  if (!one_pass(products, pass, forced_tuning)) return false;
-  const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
-  const BackwardPlan p = plan_backward(dx, dw, forced_tuning);
-  const double partials = 2 * double(workspace_bytes(p, dw)), sum = Model::kLaunch + partials / Model::kCache;
-  predictions.push_back({"backward_mma " + std::to_string(p.out) + "x" + std::to_string(p.in) +
-                             (dw.row_sums ? " with db, " : ", ") + std::to_string(p.splits) + " shares of K",
-                         dw.m.count(), dw.n.count(), cpu::total_k(dw), p.splits, memory_bytes(dw), memory_bytes(dw),
-                         p.microseconds - sum});
-  predictions.push_back(
-      {"reduce", 0, 0, 0, divide_up(dw.m.count() * partial_columns(dw), reduce_width(p.splits)), 0, partials, sum});
-  return true;
-}
-
 }  // namespace
 
 std::vector<std::string> explain_conv(PW_CONV_ARGS) {
@@ -128,8 +112,7 @@ std::vector<std::string> explain_conv(PW_CONV_ARGS) {
 
 std::vector<Prediction> predict_cuda(PW_CONV_ARGS, bool tf32, const std::vector<bool>& gradients) {
   const Backend silent{"explain", [](const Gemm*, int64_t, const at::Tensor&) {}, no_grad, nullptr, /*masks=*/true};
-  const Backend recorder{"predict",       predicted_gemm, predicted_grad,
-                         predicted_gates, /*masks=*/true, predicted_one_pass};
+  const Backend recorder{"predict", predicted_gemm, predicted_grad, predicted_gates, /*masks=*/true};
   predictions.clear(), allow_tf32 = tf32;
   if (gradients.empty()) {
     device_conv(recorder, PW_CONV_PASS);

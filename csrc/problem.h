@@ -103,13 +103,12 @@ struct Segment {
   Axis k;
 };
 
-// Makes dZ = dY activation'(saved) of an operand dY as a kernel reads it, so that dZ never lies in memory. `saved` has
-// the shape of that operand; a mask takes its place. Neither: the operand is taken as it is.
+// Makes dZ = dY activation'(z) of an operand dY as a kernel reads it, so that dZ never lies in memory, by the mask of
+// y. Without a mask the operand is taken as it is.
 struct Gate {
-  Matrix saved;
   Activation activation;
   Mask mask;
-  PW_HD bool present() const { return saved.data || mask.words; }
+  PW_HD bool present() const { return mask.words; }
 };
 
 enum class Pixels : int32_t { on_m, on_n, on_k };  // where the long axis is

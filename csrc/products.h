@@ -32,12 +32,11 @@ inline void set_like(Gemm& g, const at::Tensor& like, Pixels pixels) {
 
 // Fewer, longer dimensions of pixels wherever all operands allow it.
 inline void collapse_pixels(Gemm& g) {
-  Steps* steps[2 * kSources + 4] = {};
+  Steps* steps[2 * kSources + 3] = {};
   int count = 0;
   const auto add = [&](Matrix& m, bool rows) {
     if (m.data) steps[count++] = rows ? &m.row : &m.col;
   };
-  add(g.gate.saved, g.pixels == Pixels::on_m);
   if (g.pixels == Pixels::on_k) {
     add(g.segment[0].a, false), add(g.segment[0].b, true);
     return collapse(g.segment[0].k, steps);

@@ -185,8 +185,7 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
   return true;
 }
 
-const Backend kBackend{"cpu",   gemm,   activation_grad, nullptr,         /*masks=*/false,
-                       nullptr, chunks, chunked,         /*samples=*/true};
+const Backend kBackend{"cpu", gemm, activation_grad, nullptr, /*masks=*/false, chunks, chunked, /*samples=*/true};
 
 at::Tensor conv(PW_CONV_ARGS) { return device_conv(kBackend, PW_CONV_PASS); }
 std::tuple<at::Tensor, at::Tensor> conv_saved(PW_CONV_ARGS) { return device_conv_saved(kBackend, PW_CONV_PASS); }

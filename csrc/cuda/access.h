@@ -11,7 +11,7 @@ inline int64_t element_bytes(DType dtype) { return dtype == DType::f64 ? 8 : dty
 
 // Bytes from one group's operands to the next group's.
 struct GroupSteps {
-  int64_t a[kSources] = {}, b[kSources] = {}, c = 0, z = 0, residual = 0, bias = 0, saved = 0, row_sums = 0;
+  int64_t a[kSources] = {}, b[kSources] = {}, c = 0, z = 0, residual = 0, bias = 0, row_sums = 0;
 };
 
 // Fills `steps`; whether all groups lie at these distances.
@@ -30,7 +30,6 @@ inline bool equally_spaced(const Gemm* gemms, int64_t count, GroupSteps& steps) 
   step([](const Gemm& g) { return g.z.data; }, steps.z);
   step([](const Gemm& g) { return g.residual.data; }, steps.residual);
   step([](const Gemm& g) { return g.bias; }, steps.bias);
-  step([](const Gemm& g) { return g.gate.saved.data; }, steps.saved);
   step([](const Gemm& g) { return g.row_sums; }, steps.row_sums);
   return equal;
 }
@@ -85,11 +84,6 @@ inline Access access_of(const Gemm* gemms, int64_t count) {
     };
     access.a.bytes = std::min(access.a.bytes, bytes(part.a, steps.a[s], access.a.along_k, g.m, part.a.row, part.a.col));
     access.b.bytes = std::min(access.b.bytes, bytes(part.b, steps.b[s], access.b.along_k, g.n, part.b.col, part.b.row));
-    const Matrix& saved = g.gate.saved;  // is read along dY
-    if (saved.data && g.gate_on_a())
-      access.a.bytes = std::min(access.a.bytes, bytes(saved, steps.saved, access.a.along_k, g.m, saved.row, saved.col));
-    else if (saved.data)
-      access.b.bytes = std::min(access.b.bytes, bytes(saved, steps.saved, access.b.along_k, g.n, saved.col, saved.row));
   }
   const auto result = [&](const Matrix& x, int64_t step) {
     access.c = std::min(access.c, vector_bytes(x.data, step, g.n, x.col, g.m, x.row, element));

@@ -48,16 +48,7 @@ bool gates(const std::vector<Products>& products, const ActivationGrad& pass) {
   return pw::gates(products, pass, forced_tuning);
 }
 
-bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor& like) {
-  if (!pw::one_pass(products, pass, forced_tuning)) return false;
-  const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
-  const BackwardPlan plan = plan_backward(dx, dw, forced_tuning);
-  const at::Tensor memory = workspace(workspace_bytes(plan, dw), like);
-  check_launch(launch_backward(dx, dw, plan, data(memory), stream(), forced_tuning), like);
-  return true;
-}
-
-constexpr Backend kBackend{"cuda", gemm, activation_grad, gates, /*masks=*/true, one_pass};
+constexpr Backend kBackend{"cuda", gemm, activation_grad, gates, /*masks=*/true};
 
 // Without the guard a kernel would start on the current device, whichever that is.
 at::Tensor conv(PW_CONV_ARGS) {

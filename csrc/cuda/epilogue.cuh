@@ -84,7 +84,12 @@ template <int N>
 PW_DEVICE void activate_all(const Activation& a, Run<float, N>& run) {
   if (a.kind == Act::none) return;
   if (a.kind != Act::relu) {
-    run = activate_run(a, run);
+    if constexpr (N > 2) {
+      run = activate_run(a, run);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) run.v[i] = activate_called(a, run.v[i]);
+    }
     return;
   }
 #pragma unroll

@@ -198,7 +198,7 @@ gemm_fma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};
   for (int64_t work = block_index(); work < launch.plan.work(); work += grid_size()) {
     typename Kernel::Acc sum[Kernel::kPerThread][Kernel::kPerThread] = {};
-    select_work(g, launch.plan, work, true, kernel.shared.work);
+    select_work(g, launch.plan, work, kernel.shared.work);
     kernel.accumulate(sum);
     kernel.write(sum);
   }

@@ -38,11 +38,10 @@ PW_DEVICE T& shared_memory() {
   return *reinterpret_cast<T*>(bytes);
 }
 
-// An address that stays in a register: the compiler would work it out anew wherever it is used.
-PW_DEVICE char* shared_address(char* address) {
-  uint32_t offset = uint32_t(__cvta_generic_to_shared(address));
-  asm volatile("" : "+r"(offset));
-  return static_cast<char*>(__cvta_shared_to_generic(offset));
+// A value that stays in a register: the compiler would work it out anew wherever it is used.
+PW_DEVICE uint32_t pinned(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 
 // What `value` is in lane (lane ^ other); all lanes of the warp take part.
@@ -72,11 +71,8 @@ PW_DEVICE void copy_async(void* shared, const void* global, int bytes) {
                  : "memory");
 }
 
-// All of 16 bytes.
-PW_DEVICE void copy_async_whole(void* shared, const void* global) {
-  const auto to = uint32_t(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
-}
+// Starts to read into the second-level cache.
+PW_DEVICE void prefetch_global(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
 
 // Closes a group of copies; a wait returns when all but the latest PENDING groups of this thread have arrived.
 PW_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -100,6 +96,32 @@ PW_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(from)
                  : "memory");
+}
+
+// The other way round: lane i hands over of matrix m the elements that load_matrices gives it, and row r of it begins
+// at address(m, r).
+template <class Address>
+PW_DEVICE void store_matrices(Address address, const uint32_t (&from)[4]) {
+  const int lane = thread_index() % 32;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto to = uint32_t(__cvta_generic_to_shared(address(lane / 8, lane % 8)));
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(from[0]), "r"(from[1]),
+               "r"(from[2]), "r"(from[3])
+               : "memory");
+#else
+#pragma unroll
+  for (int m = 0; m < 4; ++m) reinterpret_cast<uint32_t*>(address(m, lane / 4))[lane % 4] = from[m];
+#endif
+}
+
+// Of two pairs of 16-bit floats the larger ones; NaN where either is.
+template <class T>
+PW_DEVICE uint32_t max_pair(uint32_t a, uint32_t b) {
+  if constexpr (std::is_same<T, bf16>::value)
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(a) : "r"(a), "r"(b));
+  else
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(a) : "r"(a), "r"(b));
+  return a;
 }
 
 // D (16x8) += A (16x16) B (16x8), 16-bit floats. Lane i, g = i / 4, t = i % 4, holds of A the pairs (g, 2t), (g + 8,
@@ -185,7 +207,7 @@ PW_DEVICE T& shared_memory() {
   return *static_cast<T*>(emulate::Grid::current().shared(sizeof(T)));
 }
 
-PW_DEVICE char* shared_address(char* address) { return address; }
+PW_DEVICE uint32_t pinned(uint32_t value) { return value; }
 
 PW_DEVICE uint32_t shuffle_xor(uint32_t value, int other, int line = __builtin_LINE()) {
   const char* all = emulate::Grid::current().exchange(&value, sizeof(value), line);
@@ -199,14 +221,19 @@ PW_DEVICE uint32_t narrow_pair(float low, float high) {
   return narrow<T>(low).bits | uint32_t(narrow<T>(high).bits) << 16;
 }
 
+template <class T>
+PW_DEVICE uint32_t max_pair(uint32_t a, uint32_t b) {
+  const auto larger = [](T x, T y) { return widen(x) != widen(x) || widen(x) > widen(y) ? x.bits : y.bits; };
+  const auto half = [&](int i) { return uint32_t(larger(T{uint16_t(a >> i)}, T{uint16_t(b >> i)})) << i; };
+  return half(0) | half(16);
+}
+
 template <int BYTES>
 PW_DEVICE void copy_async(void* shared, const void* global, int bytes) {
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "sizes that cp.async has");
   emulate::Grid::current().copies().add(shared, global, BYTES, bytes);
 }
-PW_DEVICE void copy_async_whole(void* shared, const void* global) {
-  emulate::Grid::current().copies().add(shared, global, 16, 16);
-}
+PW_DEVICE void prefetch_global(const void*) {}
 PW_DEVICE void copy_async_commit() { emulate::Grid::current().copies().commit(); }
 template <int PENDING>
 PW_DEVICE void copy_async_wait() {
@@ -216,6 +243,11 @@ PW_DEVICE void copy_async_wait() {
 template <bool TRANSPOSED>
 PW_DEVICE void load_matrices(uint32_t (&to)[4], const void* row, int line = __builtin_LINE()) {
   emulate::load_matrices(to, row, TRANSPOSED, line);
+}
+template <class Address>
+PW_DEVICE void store_matrices(Address address, const uint32_t (&from)[4]) {
+  for (int m = 0; m < 4; ++m)
+    memcpy(address(m, thread_index() % 32 / 4) + thread_index() % 4 * 4, &from[m], sizeof(from[m]));
 }
 template <class T>
 PW_DEVICE void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],

@@ -26,12 +26,6 @@ const char* launch_gemm(const Gemm* gemms, const GemmPlan& plan, void* workspace
                     [&](auto zero) { return launch_gemm_as<decltype(zero)>(gemms, plan, workspace, stream, tuning); });
 }
 
-const char* launch_backward(const Gemm& dx, const Gemm& dw, const BackwardPlan& plan, void* workspace, Stream stream,
-                            const Tuning& tuning) {
-  const auto run = dw.dtype == DType::f16 ? launch_backward_as<f16> : launch_backward_as<bf16>;
-  return run(dx, dw, plan, workspace, stream, tuning);
-}
-
 size_t activation_grad_workspace_bytes(const ActivationGrad& problem, const Tuning& tuning) {
   return workspace_bytes(plan_activation_grad(problem, tuning), problem);
 }

@@ -1,7 +1,6 @@
 // The launches of one storage type, for launch_<dtype>.cu to instantiate.
 #pragma once
 #include "activation_grad.cuh"
-#include "backward_mma.cuh"
 #include "gemm_fma.cuh"
 #include "gemm_lean.cuh"
 #include "gemm_mma.cuh"
@@ -36,15 +35,21 @@ template <class T, bool STRICT>
 const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, const Tuning& tuning) {
   const auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    const auto start = [&](auto* kernel, size_t shared_bytes) {
-      return launch_kernel(kernel, shared_bytes, std::min(launch.plan.blocks(), tuning.max_blocks), Traits::kThreads,
-                           stream, g, launch);
+    const int64_t blocks = std::min(launch.plan.blocks(), tuning.max_blocks);
+    const auto lean = [&](auto wide) {
+      using Lean = LeanTraits<Traits, decltype(wide)::value>;
+      LeanLaunch l = lean_launch(g, launch.plan, launch.groups, launch.workspace);
+      const size_t shared_bytes = LeanShared<Lean>::place(l);
+      return launch_kernel(gemm_lean<Lean>, shared_bytes, blocks, Traits::kThreads, stream, l);
     };
-    if (launch.plan.lean) return start(gemm_lean<Traits>, LeanShared<Traits>::bytes(g, launch.plan));
-    if constexpr (Traits::kBlocksM * Traits::kBlocksN > 8)
-      return "the plan has a tile that only gemm_lean computes";
-    else
-      return start(gemm_mma<Traits>, GemmMma<Traits>::shared_bytes(g, launch.plan));
+    if (launch.plan.wide) return lean(std::true_type());
+    if constexpr (Traits::kBlocksM == 2)
+      if (launch.plan.lean) return lean(std::false_type());
+    if (g.gate.present() || g.row_sums) return "gemm_mma has no gates and adds no rows up";
+    if constexpr (Traits::kThreads == 128 && Traits::kWarpsM == 2)
+      return launch_kernel(gemm_mma<Traits>, sizeof(typename GemmMma<Traits>::Shared), blocks, Traits::kThreads, stream,
+                           g, launch);
+    return "the plan has a tile that its kernel does not compute";
   };
   const auto with_tile = [&](auto a_along_k, auto b_along_k) {
     constexpr bool kA = decltype(a_along_k)::value, kB = decltype(b_along_k)::value;
@@ -88,27 +93,6 @@ const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* worksp
     error = g.tf32 ? launch_mma<T, false>(g, launch, stream, tuning) : launch_mma<T, true>(g, launch, stream, tuning);
   if (error || plan.splits == 1) return error;
   return launch_reduce<T>(g, launch.groups, workspace, partial_columns(g), plan.groups, plan.splits, stream, tuning);
-}
-
-template <class T>
-const char* launch_backward_as(const Gemm& dx, const Gemm& dw, const BackwardPlan& plan, void* workspace, Stream stream,
-                               const Tuning& tuning) {
-  const BackwardLaunch launch{dx, dw, plan, static_cast<float*>(workspace)};
-  const auto run = [&](auto along_pixels, auto out, auto in) {
-    using Kernel = BackwardMma<T, decltype(along_pixels)::value, decltype(out)::value, decltype(in)::value>;
-    return launch_kernel(backward_mma<Kernel>, sizeof(typename Kernel::Shared),
-                         std::min(plan.splits, tuning.max_blocks), kBackwardThreads, stream, launch);
-  };
-  const auto with_room = [&](auto along_pixels) {  // of kBackwardRooms
-    constexpr std::integral_constant<int, 64> k64;
-    constexpr std::integral_constant<int, 128> k128;
-    constexpr std::integral_constant<int, 256> k256;
-    return plan.out == 64    ? run(along_pixels, k64, k256)
-           : plan.out == 256 ? run(along_pixels, k256, k64)
-                             : run(along_pixels, k128, k128);
-  };
-  const char* error = plan.access.a.along_k ? with_room(std::true_type()) : with_room(std::false_type());
-  return error ? error : launch_reduce<T>(dw, {}, workspace, partial_columns(dw), 1, plan.splits, stream, tuning);
 }
 
 template <class T>

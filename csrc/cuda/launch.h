@@ -16,10 +16,6 @@ using Stream = void*;  // cudaStream_t on the device, const emulate::Schedule* i
 const char* launch_gemm(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream,
                         const Tuning& tuning = {});
 
-// dX and dW of a backward pass in one, where plan_backward() has room.
-const char* launch_backward(const Gemm& dx, const Gemm& dw, const BackwardPlan& plan, void* workspace, Stream stream,
-                            const Tuning& tuning = {});
-
 size_t activation_grad_workspace_bytes(const ActivationGrad& problem, const Tuning& tuning = {});
 const char* launch_activation_grad(const ActivationGrad& problem, void* workspace, Stream stream,
                                    const Tuning& tuning = {});
@@ -28,9 +24,6 @@ const char* launch_activation_grad(const ActivationGrad& problem, void* workspac
 template <class T>
 const char* launch_gemm_as(const Gemm* gemms, const GemmPlan& plan, void* workspace, Stream stream,
                            const Tuning& tuning);
-template <class T>
-const char* launch_backward_as(const Gemm& dx, const Gemm& dw, const BackwardPlan& plan, void* workspace, Stream stream,
-                               const Tuning& tuning);
 template <class T>
 const char* launch_activation_grad_as(const ActivationGrad& problem, void* workspace, Stream stream,
                                       const Tuning& tuning);

@@ -3,8 +3,6 @@
 namespace pw {
 
 template const char* launch_gemm_as<bf16>(const Gemm*, const GemmPlan&, void*, Stream, const Tuning&);
-template const char* launch_backward_as<bf16>(const Gemm&, const Gemm&, const BackwardPlan&, void*, Stream,
-                                              const Tuning&);
 template const char* launch_activation_grad_as<bf16>(const ActivationGrad&, void*, Stream, const Tuning&);
 
 }  // namespace pw

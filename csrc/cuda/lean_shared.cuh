@@ -1,17 +1,23 @@
 // The shared memory of a block of gemm_lean.
 #pragma once
 #include "gate.cuh"
+#include "lean.h"
 #include "mma_traits.cuh"
 
 namespace pw {
 
+// So many bytes from its beginning.
+template <class T>
+PW_DEVICE T* shared_at(uint32_t bytes) {
+  return reinterpret_cast<T*>(&shared_memory<char>() + bytes);
+}
+
 // What a tile ends with: each warp's sums, 16 rows after another.
 template <class Traits>
 struct LeanOutput {
-  static constexpr int kTileM = Traits::kTileM, kTileN = Traits::kTileN, kThreads = Traits::kThreads;
+  static constexpr int kTileM = Traits::kTileM, kThreads = Traits::kThreads;
   static constexpr int kPitch = Traits::kWarpN + 8;  // floats: rows of four lanes each are stored without conflicts
   alignas(16) float sum[kThreads / 32][16][kPitch];
-  alignas(16) float bias[2][kTileM > kTileN ? kTileM : kTileN];  // of this tile and, where it has others, the next
   float row_sum[kThreads / kTileM][kTileM];
 };
 
@@ -21,45 +27,28 @@ struct LeanShared {
   using TileB = typename Traits::TileB;
 
   struct Plain {
-    TileA a[kStages];
-    TileB b[kStages];
+    TileA a[Traits::kStages];
+    TileB b[Traits::kStages];
     LeanOutput<Traits> output;
   };
   // What a launch asks for where an operand has a gate.
   struct Masked : Plain {
     static constexpr int kA = MaskTile<TileA>::kWords, kB = MaskTile<TileB>::kWords;
-    alignas(16) uint32_t mask[kStages][kA > kB ? kA : kB];
+    alignas(16) uint32_t mask[Traits::kStages][kA > kB ? kA : kB];
   };
 
-  // Stages; then, where W stays, a tile of it for each step.
-  PW_HD static size_t stage_bytes(const Gemm& g) { return g.gate.mask.words ? sizeof(Masked) : sizeof(Plain); }
-  static size_t bytes(const Gemm& g, const GemmPlan& p) {
-    const size_t tile = g.pixels == Pixels::on_n ? sizeof(TileA) : sizeof(TileB);
-    return stage_bytes(g) + (p.weight_stays() ? p.steps * tile : 0);
+  // Stages; then, where W stays, a tile of it for each step. Tells the launch, and what to ask for.
+  static size_t place(LeanLaunch& l) {
+    const size_t stages = l.gated ? sizeof(Masked) : sizeof(Plain);
+    const auto of = [&](bool stays, size_t first, size_t tile) {
+      return stays ? LeanPlace{uint32_t(stages), 0, uint32_t(tile)} : LeanPlace{uint32_t(first), uint32_t(tile), 0};
+    };
+    l.a = of(l.a_stays, offsetof(Plain, a), sizeof(TileA)), l.b = of(l.b_stays, offsetof(Plain, b), sizeof(TileB));
+    return stages + l.steps * (l.a.by_step + l.b.by_step);
   }
 
   PW_DEVICE static Plain& plain() { return shared_memory<Plain>(); }
   PW_DEVICE static Masked& masked() { return shared_memory<Masked>(); }
-};
-
-// An operand's tile of a step: in a stage or, where W stays, for good.
-template <class Traits>
-struct LeanTiles {
-  using Shared = LeanShared<Traits>;
-  using TileA = typename Traits::TileA;
-  using TileB = typename Traits::TileB;
-  char *first_a, *first_b;
-  bool a_stays, b_stays;
-
-  PW_DEVICE LeanTiles(const Gemm& g, const GemmPlan& p)
-      : a_stays(p.weight_stays() && g.pixels == Pixels::on_n), b_stays(p.weight_stays() && g.pixels == Pixels::on_m) {
-    auto& shared = Shared::plain();
-    char* const weight = reinterpret_cast<char*>(&shared) + Shared::stage_bytes(g);
-    first_a = shared_address(a_stays ? weight : reinterpret_cast<char*>(shared.a));
-    first_b = shared_address(b_stays ? weight : reinterpret_cast<char*>(shared.b));
-  }
-  PW_DEVICE TileA& a(int stage, int step) const { return reinterpret_cast<TileA*>(first_a)[a_stays ? step : stage]; }
-  PW_DEVICE TileB& b(int stage, int step) const { return reinterpret_cast<TileB*>(first_b)[b_stays ? step : stage]; }
 };
 
 }  // namespace pw

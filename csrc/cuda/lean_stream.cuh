@@ -1,76 +1,77 @@
-// The steps of a block of gemm_lean, tile after tile: each is copied kStages - 1 steps before it is multiplied, the
-// next tile's first ones while this tile is being written.
+// The steps of a block of gemm_lean, tile after tile: each is copied while the one before is multiplied, the next
+// tile's first one also while this tile is being written.
 #pragma once
 #include "lean_shared.cuh"
-#include "work.cuh"
 
 namespace pw {
 
-// Of an index along an axis of two dimensions: a division, which is worth a call.
-PW_CALLED uint32_t nested_offset(uint32_t inner, uint32_t inner_step, uint32_t outer_step, uint32_t index) {
-  const uint32_t outer = index / inner;
-  return (index - outer * inner) * inner_step + outer * outer_step;
-}
-PW_DEVICE uint32_t lean_offset(bool flat, const Axis& axis, const Steps& steps, uint32_t index) {
-  const uint32_t inner = uint32_t(axis.size[kRank - 1]), step = uint32_t(steps.step[kRank - 1]);
-  return flat ? index * step : nested_offset(inner, step, uint32_t(steps.step[kRank - 2]), index);
-}
-PW_DEVICE uint32_t lean_count(const Axis& axis) {
-  return uint32_t(axis.size[kRank - 2]) * uint32_t(axis.size[kRank - 1]);
+// Elements from index `x` of an axis to the one `by` behind it. A function that is called: few layers have two
+// dimensions where their operands lie along k (a stride in channels_last).
+PW_CALLED uint32_t jump(const LeanAxis& axis, const LeanSteps& steps, uint32_t x, uint32_t by) {
+  return axis.offset(steps, x + by) - axis.offset(steps, x);
 }
 
-// How THREADS copy a tile of one operand.
+// How THREADS copy a tile of one operand. What is beyond the end is not read: zeros take its place.
 template <int THREADS, class Tile>
 struct LeanCopies {
   using T = typename Tile::Element;
   static constexpr int kVector = 16 / sizeof(T), kRow = Tile::kInner / kVector, kRows = THREADS / kRow;
   static constexpr int kCount = Tile::kSize * Tile::kDepth / Tile::kInner / kRows;  // vectors of a thread
-  static constexpr int kOffsets = Tile::kAlongK ? kCount : 1;
   static_assert(THREADS % kRow == 0 && kCount > 0, "whole rows");
 
-  // Beyond the end nothing is copied, and what was multiplied is not written: that all read the last row instead took
-  // twice as long, 64 -> 32 channels at 28x28.
-  static constexpr uint32_t kNowhere = ~0u;
-  uint32_t offset[kOffsets];
+  uint32_t to;          // the thread's first vector of the first tile
+  uint32_t offset = 0;  // of it in memory, in elements
+  int left = 0;         // rows or columns of the operand from its own on
 
   PW_DEVICE static int inner() { return thread_index() % kRow * kVector; }
   PW_DEVICE static int outer() { return thread_index() / kRow; }
 
-  // `k_inner`: whether the offsets hold the thread's place along k
-  PW_DEVICE void enter(bool flat, const Axis& axis, const Steps& steps, uint32_t x0, uint32_t k_step, bool k_inner) {
-    const uint32_t count = lean_count(axis);
-#pragma unroll
-    for (int i = 0; i < kOffsets; ++i) {
-      const uint32_t x = x0 + (Tile::kAlongK ? outer() + i * kRows : inner());
-      const uint32_t along = !Tile::kAlongK ? outer() * k_step : k_inner ? inner() : 0;
-      offset[i] = x < count ? lean_offset(flat, axis, steps, x) + along : kNowhere;
-    }
+  PW_DEVICE explicit LeanCopies(const LeanPlace& place)
+      : to(place.first +
+           (Tile::kAlongK ? Tile::offset(outer(), inner()) : Tile::offset(inner(), outer())) * sizeof(T)) {}
+
+  // A tile that begins at x0.
+  PW_DEVICE void enter(const LeanAxis& axis, const LeanSteps& steps, uint32_t x0, uint32_t k_step) {
+    const uint32_t first = x0 + (Tile::kAlongK ? outer() : inner());
+    left = int(axis.count) - int(first);
+    offset = axis.offset(steps, first) + (Tile::kAlongK ? inner() : outer() * k_step);
   }
 
-  // Of a step with `left` values of k, at most kDepth; `more`: elements beyond the offsets.
-  PW_DEVICE void start(const T* base, uint32_t more, uint32_t k_step, int left, Tile& to) const {
-    if (left >= Tile::kDepth) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i)
-        if (is_there(i)) copy_async_whole(place(to, i), from(base, more, k_step, i));
-    } else {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const bool inside = is_there(i) && (Tile::kAlongK ? inner() : outer() + i * kRows) < left;
-        copy_async<16>(place(to, i), inside ? from(base, more, k_step, i) : base, inside ? 16 : 0);
-      }
+  // Of a step that `left_k` values of k are left for, to a tile so many bytes behind the first.
+  PW_DEVICE void start(const T* base, const LeanAxis& axis, const LeanSteps& steps, uint32_t k_step, int left_k,
+                       uint32_t behind) const {
+    T* const first = shared_at<T>(to + behind);
+    const int along = left_k - (Tile::kAlongK ? inner() : outer());
+    const auto copy = [&](int i, uint32_t from) {
+      const bool inside = Tile::kAlongK ? along > 0 && i * kRows < left : left > 0 && i * kRows < along;
+      copy_async<16>(first + i * kRows * Tile::kPitch, base + from, inside ? 16 : 0);
+    };
+    if (Tile::kAlongK && !axis.flat) {
+#pragma unroll 1
+      for (int i = 0; i < kCount; ++i) copy(i, offset + jump(axis, steps, axis.count - left, i * kRows));
+      return;
     }
-  }
-
- private:
-  PW_DEVICE bool is_there(int i) const { return offset[i % kOffsets] != kNowhere; }
-  PW_DEVICE static T* place(Tile& to, int i) {
-    return Tile::kAlongK ? to.at(outer() + i * kRows, inner()) : to.at(inner(), outer() + i * kRows);
-  }
-  PW_DEVICE const T* from(const T* base, uint32_t more, uint32_t k_step, int i) const {
-    return base + (Tile::kAlongK ? offset[i % kOffsets] + more : offset[0] + i * kRows * k_step);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) copy(i, offset + i * kRows * (Tile::kAlongK ? steps.inner : k_step));
   }
 };
+
+// Where what copy_operand() reads lies along an axis, from `first` on.
+struct LeanOffsets {
+  const LeanAxis& axis;
+  LeanSteps steps;
+  uint32_t first;
+  PW_DEVICE LeanOffsets(const LeanAxis& axis, const LeanSteps& steps, uint32_t first)
+      : axis(axis), steps(steps), first(first) {}
+  PW_DEVICE int64_t operator[](int i) const {
+    return first + i < axis.count ? int64_t(axis.offset(steps, first + i)) : kOutside;
+  }
+};
+
+template <class T>
+PW_DEVICE T* of_group(void* data, int64_t step, int group) {
+  return reinterpret_cast<T*>(static_cast<char*>(data) + step * group);
+}
 
 template <class Traits>
 struct LeanStream {
@@ -78,124 +79,121 @@ struct LeanStream {
   using TileA = typename Traits::TileA;
   using TileB = typename Traits::TileB;
   using Shared = LeanShared<Traits>;
-  static constexpr int kThreads = Traits::kThreads, kDepth = TileA::kDepth;
+  static constexpr int kThreads = Traits::kThreads, kDepth = Traits::kDepth;
   static constexpr bool kNests = TileA::kAlongK && TileB::kAlongK;  // k may have two dimensions
 
-  const Gemm& g;
-  const GemmLaunch& launch;
-  const LeanTiles<Traits>& tiles;
+  const LeanLaunch& l;
   uint32_t index = block_index();  // of the tile
   int left_tile = 0;               // steps
   int left = 0;                    // values of k of the segment, or of the share
   int segment = -1;
-  LeanCopies<kThreads, TileA> a;
-  LeanCopies<kThreads, TileB> b;
+  LeanCopies<kThreads, TileA> a{l.a};
+  LeanCopies<kThreads, TileB> b{l.b};
   const T *base_a = nullptr, *base_b = nullptr;
-  const uint32_t* words = nullptr;        // the thread's of the mask
-  int inner = 0, more_a = 0, more_b = 0;  // where k has two dimensions
+  uint32_t step_a = 1, step_b = 1;  // elements from one value of k to the next
+  int inner = 0;                    // where k has two dimensions: the thread's place along the inner one
 
-  PW_DEVICE bool nested() const { return kNests && !launch.plan.flat_k; }
-  PW_DEVICE bool copies_a() const { return !tiles.a_stays || index == block_index(); }
-  PW_DEVICE bool copies_b() const { return !tiles.b_stays || index == block_index(); }
+  PW_DEVICE bool nested() const { return kNests && Traits::kWide && !l.segment[0].k.flat; }
 
-  template <class Tile>
-  PW_DEVICE static uint32_t k_step(const Steps& steps) {
-    return Tile::kAlongK ? 1 : uint32_t(steps.step[kRank - 1]);
-  }
-
-  PW_DEVICE void enter(bool tile) {
-    const LeanWork w = find_lean_work(g, launch.plan, index);
+  // The next segment, or the first one of the next tile.
+  PW_DEVICE void enter() {
+    const LeanWork w = l.find(index, Traits::kTileM, Traits::kTileN);
     int k = 0;
-    if (tile) {
-      left_tile = steps_of(launch.plan, w.split), segment = 0;
-      int skip = w.split * int(launch.plan.steps_per_split);
+    if (left_tile == 0) {
+      left_tile = l.steps_of(w.split), segment = 0;
+      int skip = w.split * l.steps_per_split;
       for (;; ++segment) {
-        const int steps = (int(lean_count(g.segment[segment].k)) + kDepth - 1) / kDepth;
+        const int steps = (int(l.segment[segment].k.count) + kDepth - 1) / kDepth;
         if (skip < steps) break;
         skip -= steps;
       }
       k = skip * kDepth;
     } else {
       do ++segment;
-      while (lean_count(g.segment[segment].k) == 0);
+      while (l.segment[segment].k.count == 0);
     }
-    const Segment& s = g.segment[segment];
-    left = int(lean_count(s.k)) - k;
-    const uint32_t step_a = k_step<TileA>(s.a.col), step_b = k_step<TileB>(s.b.row);
-    base_a = static_cast<const T*>(s.a.data), base_b = static_cast<const T*>(s.b.data);
-    if (copies_a()) a.enter(launch.plan.flat_m, g.m, s.a.row, w.m0, step_a, !nested());
-    if (copies_b()) b.enter(launch.plan.flat_n, g.n, s.b.col, w.n0, step_b, !nested());
+    const LeanSegment& s = l.segment[segment];
+    left = int(s.k.count) - k;
+    if (!TileA::kAlongK) step_a = s.a.col.inner;
+    if (!TileB::kAlongK) step_b = s.b.row.inner;
+    base_a = of_group<T>(s.a.data, l.groups.a[0], w.group), base_b = of_group<T>(s.b.data, l.groups.b[0], w.group);
+    if (!Traits::kWide) return;
+    a.enter(l.m, s.a.row, w.m0, step_a);
+    b.enter(l.n, s.b.col, w.n0, step_b);
     if (nested()) {
-      const uint32_t size = uint32_t(s.k.size[kRank - 1]), at = k + a.inner(), image = at / size;
-      inner = at - image * size;
-      more_a = inner + image * int(s.a.col.step[kRank - 2]), more_b = inner + image * int(s.b.row.step[kRank - 2]);
+      const uint32_t at = k + a.inner(), image = s.k.inner.divide(at);
+      inner = at - image * s.k.inner.divisor;
+      a.offset += inner - a.inner() + image * s.a.col.outer, b.offset += inner - a.inner() + image * s.b.row.outer;
     } else {
       base_a += uint32_t(k) * step_a, base_b += uint32_t(k) * step_b;
     }
-    if (g.gate.mask.words)
-      words = g.gate_on_a() ? mask_words<TileA>(w.m0, lean_count(g.m), k) : mask_words<TileB>(w.n0, lean_count(g.n), k);
   }
 
+  // Starts the copies of a mask's words for a step of dY that begins at (x0, k0); beyond the end there are zeros.
   template <class Tile>
-  PW_DEVICE const uint32_t* mask_words(uint32_t x0, uint32_t count, int k) const {
-    constexpr int kRow = MaskTile<Tile>::kRow;
-    const Mask& mask = g.gate.mask;
-    const int i = thread_index(), outer = i / kRow, bit = i % kRow * 32;
-    const uint32_t x = x0 + (Tile::kAlongK ? outer : bit);
-    if (i >= MaskTile<Tile>::kWords || x >= count) return nullptr;
-    return mask.words + (Tile::kAlongK ? x * mask.pitch + k / 32 : (k + outer) * mask.pitch + x / 32);
-  }
-  template <class Tile>
-  PW_DEVICE void start_mask(uint32_t* to) const {
-    const int i = thread_index();
-    if (i >= MaskTile<Tile>::kWords) return;
-    const bool inside = words && (Tile::kAlongK || i / MaskTile<Tile>::kRow < left);
-    copy_async<4>(to + i, inside ? words : g.gate.mask.words, inside ? 4 : 0);
+  PW_DEVICE void start_mask(uint32_t* to, uint32_t x0, uint32_t count, int k0) const {
+    constexpr int kRow = MaskTile<Tile>::kRow, kWords = MaskTile<Tile>::kWords;
+    const uint32_t row0 = Tile::kAlongK ? x0 : k0, bit0 = Tile::kAlongK ? k0 : x0;
+    const int left_x = int(count - x0), rows = Tile::kAlongK ? left_x : left, bits = Tile::kAlongK ? left : left_x;
+#pragma unroll 1
+    for (int i = thread_index(); i < kWords; i += kThreads) {
+      const int row = i / kRow, word = i % kRow;
+      const bool inside = row < rows && word * 32 < bits;
+      const uint32_t* const from = l.gate_mask + (int64_t(row0 + row) * l.gate_pitch + bit0 / 32 + word);
+      copy_async<4>(to + i, inside ? from : l.gate_mask, inside ? 4 : 0);
+    }
   }
 
   // Starts the copies of the next step, if there is one, and closes their group.
   PW_DEVICE void next(int stage) {
-    if (left_tile == 0 || left <= 0) {
-      if (index < uint32_t(launch.plan.work())) enter(left_tile == 0);
-    }
-    if (left_tile > 0) {
-      const Segment& s = g.segment[segment];
-      const int step = int(launch.plan.steps) - left_tile;  // where W stays
-      const uint32_t step_a = k_step<TileA>(s.a.col), step_b = k_step<TileB>(s.b.row);
-      if (copies_a()) a.start(base_a, nested() ? more_a : 0, step_a, left, tiles.a(stage, step));
-      if (copies_b()) b.start(base_b, nested() ? more_b : 0, step_b, left, tiles.b(stage, step));
-      if (g.gate.mask.words) {
-        uint32_t* const to = Shared::masked().mask[stage];
-        if (g.gate_on_a())
-          start_mask<TileA>(to);
-        else
-          start_mask<TileB>(to);
+    if (left <= 0 && index < l.work) enter();
+    if (left > 0) {
+      const bool first = index == block_index();
+      const int step = l.steps - left_tile;  // where W stays
+      const LeanSegment& s = l.segment[segment];
+      const uint32_t behind_a = stage * l.a.by_stage + step * l.a.by_step;
+      const uint32_t behind_b = stage * l.b.by_stage + step * l.b.by_step;
+      if constexpr (Traits::kWide) {
+        if (!l.a_stays || first) a.start(base_a, l.m, s.a.row, step_a, left, behind_a);
+        if (!l.b_stays || first) b.start(base_b, l.n, s.b.col, step_b, left, behind_b);
+      } else {
+        const int k0 = int(s.k.count) - left;
+        const LeanWork w = l.find(index, Traits::kTileM, Traits::kTileN);
+        if (!l.a_stays || first)
+          copy_operand<kThreads>(l.a_bytes, base_a, LeanOffsets{l.m, s.a.row, w.m0}, LeanOffsets{s.k, s.a.col, k0},
+                                 int64_t(l.m.count) - w.m0, left, *shared_at<TileA>(l.a.first + behind_a));
+        if (!l.b_stays || first)
+          copy_operand<kThreads>(l.b_bytes, base_b, LeanOffsets{l.n, s.b.col, w.n0}, LeanOffsets{s.k, s.b.row, k0},
+                                 int64_t(l.n.count) - w.n0, left, *shared_at<TileB>(l.b.first + behind_b));
       }
-      advance(s, step_a, step_b);
+      if (l.gated) {
+        const LeanWork w = l.find(index, Traits::kTileM, Traits::kTileN);
+        const int k0 = int(s.k.count) - left;
+        if (l.gate_on_a)
+          start_mask<TileA>(Shared::masked().mask[stage], w.m0, l.m.count, k0);
+        else
+          start_mask<TileB>(Shared::masked().mask[stage], w.n0, l.n.count, k0);
+      }
+      advance();
     }
     copy_async_commit();
   }
 
-  PW_DEVICE void advance(const Segment& s, uint32_t step_a, uint32_t step_b) {
+  PW_DEVICE void advance() {
     left -= kDepth;
-    if (g.gate.mask.words && words) {
-      const bool along_k = g.gate_on_a() ? TileA::kAlongK : TileB::kAlongK;
-      const int done = int(lean_count(s.k)) - left;
-      words += !along_k ? kDepth * g.gate.mask.pitch : done / 32 - (done - kDepth) / 32;
-    }
-    if (--left_tile == 0) {
-      index += uint32_t(grid_size());
-      return;
-    }
+    if (--left_tile == 0) index += uint32_t(grid_size()), left = 0;
+    if (!Traits::kWide) return;
     if (!nested()) {
       base_a += kDepth * step_a, base_b += kDepth * step_b;
       return;
     }
-    const int size = int(s.k.size[kRank - 1]);
-    inner += kDepth, more_a += kDepth, more_b += kDepth;
-    if (inner < size) return;
-    inner -= size;
-    more_a += int(s.a.col.step[kRank - 2]) - size, more_b += int(s.b.row.step[kRank - 2]) - size;
+    const LeanSegment& s = l.segment[0];
+    const int size = int(s.k.inner.divisor);
+    inner += kDepth;
+    const bool ends = inner >= size;
+    if (ends) inner -= size;
+    a.offset += kDepth + (ends ? int(s.a.col.outer) - size : 0),
+        b.offset += kDepth + (ends ? int(s.b.row.outer) - size : 0);
   }
 };
 

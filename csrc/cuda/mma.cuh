@@ -1,7 +1,7 @@
 // How a warp multiplies: fragments of A and B from tiles in shared memory, and D += A B on the tensor cores.
 //
-// A tile says where its element (x, k) lies: tile.at(x, k), x a row of A or a column of B; kAlongK tells whether
-// neighbours along k lie next to each other, or neighbours along x.
+// A tile says how far its element (x, k) lies from its first one: Tile::offset(x, k), x a row of A or a column of B, a
+// sum of both; kAlongK tells whether neighbours along k lie next to each other, or neighbours along x.
 #pragma once
 #include "intrin.cuh"
 
@@ -19,23 +19,26 @@ struct Mma {
     uint32_t v[2];
   };
 
+  // Elements from a fragment's first one to the lane's own: of A, and of two neighbouring fragments of B.
   template <class Tile>
-  PW_DEVICE static void load(const Tile& tile, int x, int k, A& a) {
+  PW_DEVICE static int lane_of_a() {
     const int lane = thread_index() % 32, row = lane % 8, right = lane / 8 % 2 * 8, below = lane / 16 * 8;
-    if constexpr (Tile::kAlongK)
-      load_matrices<false>(a.v, tile.at(x + row + right, k + below));
-    else
-      load_matrices<true>(a.v, tile.at(x + right, k + row + below));
+    return Tile::kAlongK ? Tile::offset(row + right, below) : Tile::offset(right, row + below);
   }
-  // Two neighbouring fragments.
   template <class Tile>
-  PW_DEVICE static void load(const Tile& tile, int x, int k, B (&b)[2]) {
+  PW_DEVICE static int lane_of_b() {
     const int lane = thread_index() % 32, row = lane % 8, right = lane / 8 % 2 * 8, below = lane / 16 * 8;
+    return Tile::kAlongK ? Tile::offset(row + below, right) : Tile::offset(below, row + right);
+  }
+  // `from`: the lane's element
+  template <class Tile>
+  PW_DEVICE static void load(const T* from, A& a) {
+    load_matrices<!Tile::kAlongK>(a.v, from);
+  }
+  template <class Tile>
+  PW_DEVICE static void load(const T* from, B (&b)[2]) {
     uint32_t v[4];
-    if constexpr (Tile::kAlongK)
-      load_matrices<false>(v, tile.at(x + row + below, k + right));
-    else
-      load_matrices<true>(v, tile.at(x + below, k + row + right));
+    load_matrices<!Tile::kAlongK>(v, from);
     b[0].v[0] = v[0], b[0].v[1] = v[1], b[1].v[0] = v[2], b[1].v[1] = v[3];
   }
   PW_DEVICE static void multiply(float (&d)[4], const A& a, const B& b) { multiply_16x8x16<T>(d, a.v, b.v); }
@@ -79,18 +82,24 @@ struct Mma<float, STRICT> {
   };
 
   template <class Tile>
-  PW_DEVICE static void load(const Tile& tile, int x, int k, A& a) {
-    const int lane = thread_index() % 32;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a.v[i].set(*tile.at(x + lane / 4 + i % 2 * 8, k + lane % 4 + i / 2 * 4));
+  PW_DEVICE static int lane_of_a() {
+    return Tile::offset(thread_index() % 32 / 4, thread_index() % 4);
   }
   template <class Tile>
-  PW_DEVICE static void load(const Tile& tile, int x, int k, B (&b)[2]) {
-    const int lane = thread_index() % 32;
+  PW_DEVICE static int lane_of_b() {
+    return lane_of_a<Tile>();
+  }
+  template <class Tile>
+  PW_DEVICE static void load(const float* from, A& a) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a.v[i].set(from[Tile::offset(i % 2 * 8, i / 2 * 4)]);
+  }
+  template <class Tile>
+  PW_DEVICE static void load(const float* from, B (&b)[2]) {
 #pragma unroll
     for (int j = 0; j < 2; ++j)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) b[j].v[i].set(*tile.at(x + lane / 4 + j * 8, k + lane % 4 + i * 4));
+      for (int i = 0; i < 2; ++i) b[j].v[i].set(from[Tile::offset(j * 8, i * 4)]);
   }
   PW_DEVICE static void multiply(float (&d)[4], const A& a, const B& b) {
     const uint32_t a_high[4] = {a.v[0].high, a.v[1].high, a.v[2].high, a.v[3].high};

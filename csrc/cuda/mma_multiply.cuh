@@ -4,23 +4,38 @@
 
 namespace pw {
 
-// sum += A B over the values of k of a step
+// Elements from a tile's first one to the first one that the thread loads.
 template <class Traits>
-PW_DEVICE void multiply_tiles(const typename Traits::TileA& a_tile, const typename Traits::TileB& b_tile,
+PW_DEVICE int first_of_a() {
+  using TileA = typename Traits::TileA;
+  const int warp = thread_index() / 32 % Traits::kWarpsM;
+  return TileA::offset(warp * Traits::kWarpM, 0) + Traits::Multiply::template lane_of_a<TileA>();
+}
+template <class Traits>
+PW_DEVICE int first_of_b() {
+  using TileB = typename Traits::TileB;
+  const int warp = thread_index() / 32 / Traits::kWarpsM;
+  return TileB::offset(warp * Traits::kWarpN, 0) + Traits::Multiply::template lane_of_b<TileB>();
+}
+
+// sum += A B over the values of k of a step, a and b the thread's first elements of the tiles
+template <class Traits>
+PW_DEVICE void multiply_tiles(const typename Traits::T* a_from, const typename Traits::T* b_from,
                               typename Traits::Sums& sum) {
   using Multiply = typename Traits::Multiply;
-  constexpr int kDepth = Traits::TileA::kDepth, kBlocksM = Traits::kBlocksM;
-  const int warp_m = thread_index() / 32 % Traits::kWarpsM, warp_n = thread_index() / 32 / Traits::kWarpsM;
+  using TileA = typename Traits::TileA;
+  using TileB = typename Traits::TileB;
+  constexpr int kDepth = TileA::kDepth, kBlocksM = Traits::kBlocksM;
   // The largest tile's sums leave no registers for the operands of two products at once.
 #pragma unroll(Multiply::kPromotes || kBlocksM == 4 ? 1 : kDepth / Multiply::kDepth)
   for (int k = 0; k < kDepth; k += Multiply::kDepth) {
     typename Multiply::A a[kBlocksM];
 #pragma unroll
-    for (int i = 0; i < kBlocksM; ++i) Multiply::load(a_tile, warp_m * Traits::kWarpM + i * 16, k, a[i]);
+    for (int i = 0; i < kBlocksM; ++i) Multiply::template load<TileA>(a_from + TileA::offset(i * 16, k), a[i]);
 #pragma unroll
     for (int j = 0; j < Traits::kBlocksN; j += 2) {
       typename Multiply::B b[2];
-      Multiply::load(b_tile, warp_n * Traits::kWarpN + j * 8, k, b);
+      Multiply::template load<TileB>(b_from + TileB::offset(j * 8, k), b);
 #pragma unroll
       for (int i = 0; i < kBlocksM; ++i)
 #pragma unroll

@@ -14,12 +14,8 @@ struct MmaOutput {
   static constexpr int kPartRows = Traits::kWarpsM * 16;  // rows of C that are written together
   alignas(16) float sum[kPartRows][kTileN + 8];
   float bias[kTileM > kTileN ? kTileM : kTileN];
-  float row_sum[kThreads / kTileM][kTileM];
   int64_t c_m[kTileM], c_n[kTileN], z_m[kTileM], z_n[kTileN], residual_m[kTileM], residual_n[kTileN];
 };
-
-// The blocks of the first column of tiles add up A's rows.
-PW_DEVICE bool adds_rows(const Gemm& g, const Work& work) { return g.row_sums && work.n0 == 0; }
 
 template <class Traits>
 struct MmaWriter {
@@ -34,19 +30,6 @@ struct MmaWriter {
   const GemmLaunch& launch;
   const Work& work;
   MmaOutput<Traits>& out;
-
-  PW_DEVICE void write_row_sums(float rows, float* partials) {
-    const int64_t i = thread_index(), m = work.m0 + i;
-    out.row_sum[i / kTileM][i % kTileM] = rows;
-    sync_threads();  // all parts of a row are there
-    if (i >= kTileM || m >= g.m.count()) return;
-    float sum = 0;
-    for (int part = 0; part < kThreads / kTileM; ++part) sum += out.row_sum[part][i];
-    if (partials)
-      partials[m * partial_columns(g) + g.n.count()] = sum;
-    else
-      Operands<T>::moved(g.row_sums, launch.groups.row_sums, work.group)[m] = narrow<T>(sum);
-  }
 
   // Writes the tile part by part through shared memory, for each thread to write `RUN` neighbours.
   template <int RUN>
@@ -88,7 +71,7 @@ struct MmaWriter {
     }
   }
 
-  PW_DEVICE void write(const Sums& sum, float rows) {
+  PW_DEVICE void write(const Sums& sum) {
     const Operands<T> to(g, launch.groups, work.group);
     const int64_t m0 = work.m0, n0 = work.n0, m_count = g.m.count(), n_count = g.n.count();
     const auto fill = [&](const Matrix& matrix, int64_t (&on_m)[kTileM], int64_t (&on_n)[kTileN]) {
@@ -107,7 +90,6 @@ struct MmaWriter {
     float* partials =
         launch.plan.splits > 1 ? static_cast<float*>(launch.workspace) + share * m_count * partial_columns(g) : nullptr;
     const int run = partials ? 1 : launch.plan.access.c / int(sizeof(T));
-    if (adds_rows(g, work)) write_row_sums(rows, partials);
     const int lane = thread_index() % 32;
     const int warp_m = thread_index() / 32 % Traits::kWarpsM, warp_n = thread_index() / 32 / Traits::kWarpsM;
 #pragma unroll 1

@@ -29,4 +29,16 @@ struct MmaTraits {
   static constexpr int kMmaBlocks = kSpills ? kBlocks - 1 : kBlocks;
 };
 
+// gemm_lean's have twice the channels in a step, of which a thread keeps track, and one stage less.
+// WIDE: both operands are read 16 bytes at a time.
+template <class Traits, bool WIDE>
+struct LeanTraits : Traits {
+  static constexpr bool kWide = WIDE;
+  using T = typename Traits::T;
+  static constexpr int kStages = 2, kDepth = kLeanStepBytes / int(sizeof(T));
+  static constexpr bool kBiasOnM = !Traits::TileB::kAlongK;  // as in NCHW, where B is X and lies along pixels
+  using TileA = OperandTile<T, Traits::kTileM, Traits::TileA::kAlongK, kDepth>;
+  using TileB = OperandTile<T, Traits::kTileN, Traits::TileB::kAlongK, kDepth>;
+};
+
 }  // namespace pw

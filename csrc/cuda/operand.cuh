@@ -15,8 +15,9 @@ struct OperandTile {
   static constexpr int kPitch = ALONG_K ? kDepth + 16 / int(sizeof(T)) : SIZE + 8;
   alignas(16) T data[ALONG_K ? SIZE : kDepth][kPitch];
 
-  PW_DEVICE T* at(int x, int k) { return ALONG_K ? &data[x][k] : &data[k][x]; }
-  PW_DEVICE const T* at(int x, int k) const { return ALONG_K ? &data[x][k] : &data[k][x]; }
+  PW_HD static constexpr int offset(int x, int k) { return ALONG_K ? x * kPitch + k : k * kPitch + x; }
+  PW_DEVICE T* at(int x, int k) { return &data[0][0] + offset(x, k); }
+  PW_DEVICE const T* at(int x, int k) const { return &data[0][0] + offset(x, k); }
 };
 
 // Copies a tile, BYTES at a time. side[x] and depth[k]: offsets, or kOutside; `left_x` and `left_k`: how many there are

@@ -22,7 +22,6 @@ struct Tuning {
   int64_t splits = 0;             // shares of the sum over k; 0: as predicted
   bool fma = false;               // float32 by gemm_fma, which the other kernel is checked against
   int gate = -1;                  // 0: a pass of its own for dZ; 1: none; -1: as predicted
-  int one_pass = -1;              // 1: dX and dW by one kernel where it can; 0: never; -1: as predicted
   int stays = -1;                 // 1: W stays in shared memory where it fits; 0: never; -1: as predicted
   bool lean = true;               // gemm_lean where it can, else gemm_mma
 };
@@ -30,15 +29,15 @@ struct Tuning {
 inline Tuning forced_tuning;  // of the calls on a GPU: for tests there
 
 // Of an H200, in bytes and operations per microsecond: fitted to 569 plans of bf16 layers at batch 32 (bench/plans.py,
-// bench/results/plans.H200.csv), of which they foretell the time within a third. Float32 was not measured.
+// bench/results/plans.H200.csv), of which they foretold the time within a third. gemm_lean was rewritten since: what
+// its tiles and steps cost is scaled by its instructions, not measured. Float32 was never measured.
 struct Model {
   static constexpr double kMemory = 4.3e6, kCache = 3e6;  // device memory; second-level cache
-  static constexpr double kHalf = 260e6, kTf32 = 130e6, kStrict = 44e6, kFma = 40e6;
+  static constexpr double kHalf = 400e6, kTf32 = 130e6, kStrict = 44e6, kFma = 40e6;
   static constexpr double kClip = 1.5e6, kCurve = 0.3e6;           // derivatives: by comparisons; by functions
-  static constexpr double kLaunch = 3, kStep = 0.45;               // us: a kernel; one step's latency
-  static constexpr double kTile = 1.7, kSums = 6.2 / (128 * 128);  // us: a tile's ends, and for each of its sums
+  static constexpr double kLaunch = 3, kStep = 0.6;                // us: a kernel; one step's latency
+  static constexpr double kTile = 1.0, kSums = 2.5 / (128 * 128);  // us: a tile's ends, and for each of its sums
   static constexpr double kReduce = 45e3;                          // sums that reduce() finishes
-  static constexpr double kBackwardStep = 4;                       // us: of backward_mma
 };
 
 enum class Kernel { mma, fma };
@@ -50,11 +49,9 @@ struct Tile {
 constexpr Tile kMmaTiles[] = {{64, 64, 4}, {32, 128, 4}, {128, 32, 4}, {64, 128, 2}, {128, 64, 2}, {128, 128, 2}};
 constexpr int kSmallMmaTiles = 3;  // of 4 warps, the first ones
 constexpr Tile kFmaTiles[] = {{64, 64, 2}, {128, 128, 2}};
-constexpr int kTileK = 16;                           // channels of one step of gemm_fma
-constexpr int kStepBytes = 64;                       // of each row in one step of gemm_mma
-constexpr int kTilePixels = 64, kTileChannels = 32;  // of ActivationGrad
-constexpr int kBackwardPixels = 16;                  // of one step of backward_mma
-constexpr int kBackwardBlocks = 1;                   // of a multiprocessor: 128 registers a thread would spill
+constexpr int kTileK = 16;                            // channels of one step of gemm_fma
+constexpr int kStepBytes = 64, kLeanStepBytes = 128;  // of each row in one step of gemm_mma, of gemm_lean
+constexpr int kTilePixels = 64, kTileChannels = 32;   // of ActivationGrad
 constexpr int64_t kLeastSteps = 4, kMostSplits = 512;
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -85,10 +82,9 @@ struct GemmPlan {
   int tile = 0, tile_m = 1, tile_n = 1, tile_k = 1;
   int64_t tiles_m = 0, tiles_n = 0, groups = 0;
   int64_t splits = 1, steps = 0, steps_per_split = 0;
-  int64_t weight_blocks = 0;  // that keep W in shared memory as they go on to other pixels; 0: none does
-  bool flat_m = false, flat_n = false, flat_k = false;  // axes of one dimension
-  bool lean = false;                                    // by gemm_lean
-  double microseconds = 0;                              // predicted
+  int64_t weight_blocks = 0;        // that keep W in shared memory as they go on to other pixels; 0: none does
+  bool lean = false, wide = false;  // by gemm_lean, which reads both operands 16 bytes at a time
+  double microseconds = 0;          // predicted
   Access access;
   PW_HD bool weight_stays() const { return weight_blocks > 0; }
   PW_HD int64_t work() const { return tiles_m * tiles_n * groups * splits; }
@@ -100,18 +96,21 @@ inline const char* name(const GemmPlan& p) {
 }
 
 // The sums of float64, and float32's own beside those of its TF32 parts, would not fit into the registers of a large
-// tile; nor would the largest one's beside what gemm_mma keeps.
+// tile; nor would the largest one's beside the addresses of narrow operands. gemm_mma computes what is left.
 inline std::vector<Tile> candidate_tiles(const GemmPlan& p, const Gemm& g) {
   if (p.kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
+  if (!p.lean) return {kMmaTiles[0]};
   const bool strict = g.dtype == DType::f32 && !g.tf32;
-  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles) - !p.lean};
+  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles) - !p.wide};
 }
 
-// How much longer gemm_mma takes than gemm_lean: it looks up the offset of every vector that it reads.
+// How much longer than where 16 bytes are read at a time: gemm_lean has an address for each vector, gemm_mma looks it
+// up.
 inline double slowdown(const GemmPlan& p) {
-  if (p.kernel == Kernel::fma || p.lean) return 1;
+  if (p.kernel == Kernel::fma || p.wide) return 1;
   const int narrowest = std::min({p.access.a.bytes, p.access.b.bytes, p.access.c});
-  return narrowest == 16 ? 1.5 : narrowest == 8 ? 2 : narrowest == 4 ? 3 : 4;
+  if (p.lean) return narrowest == 16 ? 1.2 : narrowest == 8 ? 1.3 : narrowest == 4 ? 1.7 : 2.5;
+  return narrowest == 16 ? 3 : narrowest == 8 ? 4 : narrowest == 4 ? 6 : 8;
 }
 
 inline double operations_per_us(Kernel kernel, const Gemm& g) {
@@ -125,28 +124,32 @@ inline int gate_side(const Gemm& g, const Tile& tile) {
 }
 
 // Bytes that a gate reads beside each element of dY.
-inline double saved_bytes(const Gate& gate, DType dtype) {
-  return gate.saved.data ? double(element_bytes(dtype)) : gate.mask.words ? 0.125 : 0;
-}
+inline double mask_bytes(const Gate& gate) { return gate.present() ? 0.125 : 0; }
 
-// Shared memory of a block of gemm_mma, at most: stages, of what was saved too (room for either side's), and
-// `weight_steps` tiles of W.
-inline int64_t shared_bytes(const Gemm& g, const Tile& tile, int64_t weight_steps = 0) {
-  const int64_t row = kStepBytes + 16, gate = g.gate.saved.data ? std::max(tile.m, tile.n) : 0;
-  const int64_t weight = weight_steps * row * (g.pixels == Pixels::on_m ? tile.n : tile.m);
+// Shared memory of a block of gemm_lean, at most: stages and `weight_steps` tiles of W; or of gemm_mma.
+inline int64_t shared_bytes(const Gemm& g, bool lean, const Tile& tile, int64_t weight_steps = 0) {
   const int64_t warps = tile.blocks > 2 ? 4 : 8, output = warps * 16 * (32 + 8) * 4;
-  return (3 * row + 16) * (tile.m + tile.n + gate) + weight + output + (4 << 10);
+  if (lean) {
+    const auto side = [](int64_t size, int64_t steps) {
+      return steps * (kLeanStepBytes * size + std::max<int64_t>(16 * size, 1024));
+    };
+    const int weight = g.pixels == Pixels::on_m ? tile.n : tile.m;
+    const int64_t mask = g.gate.mask.words ? 16 * std::max(tile.m, tile.n) : 0;
+    return side(tile.m, 2) + side(tile.n, 2) + side(weight, weight_steps) + mask + output + (1 << 10);
+  }
+  return (3 * (kStepBytes + 16) + 16) * (tile.m + tile.n) + output + (4 << 10);
 }
 
 // Blocks that a multiprocessor holds. 0: not one with so much of W.
-inline int blocks_held(const Gemm& g, const Tile& tile, int64_t weight_steps = 0) {
-  const int64_t fit = kSharedBytes / (shared_bytes(g, tile, weight_steps) + (1 << 10));  // and 1 KB of the system's
+inline int blocks_held(const Gemm& g, bool lean, const Tile& tile, int64_t weight_steps = 0) {
+  const int64_t fit =
+      kSharedBytes / (shared_bytes(g, lean, tile, weight_steps) + (1 << 10));  // and 1 KB of the system's
   return int(std::min<int64_t>(tile.blocks, fit));
 }
 
 // The same sums on a GPU whose blocks may have less shared memory than an H200's: W is copied for each tile.
 inline GemmPlan fitted(GemmPlan p, const Gemm& g, int64_t block_bytes) {
-  if (p.weight_stays() && shared_bytes(g, {p.tile_m, p.tile_n, 0}, p.steps) > block_bytes) p.weight_blocks = 0;
+  if (p.weight_stays() && shared_bytes(g, p.lean, {p.tile_m, p.tile_n, 0}, p.steps) > block_bytes) p.weight_blocks = 0;
   return p;
 }
 
@@ -160,9 +163,8 @@ inline GemmPlan limited(GemmPlan p, const Gemm& g, int64_t max_blocks) {
 // Blocks that share out the pixels, as many for each tile of channels, with W in the shared memory of each. 0: W does
 // not fit, there are several or none, or each block would have one tile.
 inline int64_t weight_blocks(const Gemm& g, const GemmPlan& p, const Tile& tile, const Tuning& tuning) {
-  if (p.kernel != Kernel::mma || g.pixels == Pixels::on_k || p.splits > 1 || p.groups > 1 || !p.steps || !tuning.stays)
-    return 0;
-  const int64_t held = blocks_held(g, tile, p.steps) * tuning.multiprocessors;
+  if (!p.lean || g.pixels == Pixels::on_k || p.splits > 1 || p.groups > 1 || !tuning.stays) return 0;
+  const int64_t held = blocks_held(g, p.lean, tile, p.steps) * tuning.multiprocessors;
   const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
   const int64_t blocks = tiles ? held / tiles * tiles : 0;
   return tuning.stays == 1 || blocks < p.work() ? blocks : 0;
@@ -182,8 +184,8 @@ inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
   const double bytes = double(element_bytes(g.dtype)), groups = double(p.groups);
   const double results =
       m * n * ((1 + (g.z.data != nullptr) + (g.residual.data != nullptr)) * bytes + (g.mask.words ? 0.125 : 0));
-  const double saved = (g.gate_on_a() ? m : n) * saved_bytes(g.gate, g.dtype);
-  const double saved_tile = gate_side(g, {p.tile_m, p.tile_n, 0}) * saved_bytes(g.gate, g.dtype);
+  const double saved = (g.gate_on_a() ? m : n) * mask_bytes(g.gate);
+  const double saved_tile = gate_side(g, {p.tile_m, p.tile_n, 0}) * mask_bytes(g.gate);
   const double tiles = groups * double(p.tiles_m) * double(p.tiles_n);
   const bool on_m = g.pixels == Pixels::on_m;
   const double weights = double(on_m ? p.tile_n : p.tile_m) * bytes,
@@ -206,12 +208,12 @@ inline double predict(const Gemm& g, const GemmPlan& p, const Tile& tile, const 
   const Traffic moved = traffic(g, p);
   const int gate = gate_side(g, tile);
   const bool stays = p.weight_stays();
-  const double share = stays ? double(p.weight_blocks) : double(tuning.multiprocessors) * blocks_held(g, tile);
+  const double share = stays ? double(p.weight_blocks) : double(tuning.multiprocessors) * blocks_held(g, p.lean, tile);
   const double depth = double(p.steps_per_split * p.tile_k), bytes = double(element_bytes(g.dtype));
   const int weights = g.pixels == Pixels::on_m ? tile.n : tile.m;  // W's side of a tile
   const double products = 2.0 * tile.m * tile.n * depth * share / operations_per_us(p.kernel, g);
   const double derivatives = gate * depth * share / derivatives_per_us(g.gate.activation, g.gate.mask);
-  const double row = (tile.m + tile.n - (stays ? weights : 0)) * bytes + gate * saved_bytes(g.gate, g.dtype);
+  const double row = (tile.m + tile.n - (stays ? weights : 0)) * bytes + gate * mask_bytes(g.gate);
   const double operands = row * depth * share / Model::kCache;
   const double waves = double(divide_up(p.work(), int64_t(share)));
   const double latency = double(p.steps_per_split) * Model::kStep;
@@ -250,31 +252,41 @@ inline int64_t reach(const Axis& axis, const Steps& steps) {
   return sum;
 }
 
-// Whether gemm_lean computes a product: all vectors have 16 bytes that are there, offsets and counts fit 31 bits.
-inline bool is_lean(const Gemm& g, const GemmPlan& p) {
-  constexpr int64_t kMost = (int64_t(1) << 31) - (1 << 16);
+// Whether both operands of a product are read 16 bytes at a time, all of them there. Where k has two dimensions, a step
+// reaches the next image at most, in operands that lie along k.
+inline bool is_wide(const Gemm& g, const Access& access) {
   const int64_t vector = 16 / element_bytes(g.dtype);
+  bool wide = access.a.bytes == 16 && access.b.bytes == 16;
+  wide = wide && (access.a.along_k || g.m.count() % vector == 0) && (access.b.along_k || g.n.count() % vector == 0);
+  for (int s = 0; s < g.segments; ++s) {
+    const Axis& k = g.segment[s].k;
+    const bool images = g.segments == 1 && access.a.along_k && access.b.along_k && k.size[kRank - 3] == 1 &&
+                        k.size[kRank - 1] >= kLeanStepBytes / element_bytes(g.dtype);
+    wide = wide && (!(access.a.along_k || access.b.along_k) || k.count() % vector == 0) && (is_flat(k) || images);
+  }
+  return wide;
+}
+
+// Whether gemm_lean computes a product: axes of three dimensions at most, offsets and counts that fit 31 bits.
+inline bool is_lean(const Gemm& g, int64_t count, const Access& access) {
+  constexpr int64_t kMost = (int64_t(1) << 31) - (1 << 16);
+  const int64_t depth = kLeanStepBytes / element_bytes(g.dtype);
   const auto fits = [&](const Matrix& x, const Axis& rows, const Axis& columns) {
     return !x.data || reach(rows, x.row) + reach(columns, x.col) < kMost;
   };
-  const auto plain = [&](const Axis& axis) { return axis.size[0] == 1 && axis.size[1] == 1 && axis.count() < kMost; };
-  const Access& access = p.access;
-  if (p.kernel != Kernel::mma || p.groups > 1 || !p.steps || g.z.data || g.gate.saved.data) return false;
-  if (access.a.bytes < 16 || access.b.bytes < 16 || access.c < 16) return false;
-  if (!plain(g.m) || !plain(g.n) || g.n.count() % vector) return false;
-  const double tiles = (double(g.m.count()) / 32 + 1) * (double(g.n.count()) / 32 + 1);
-  if (tiles * double(std::min(kMostSplits, p.steps)) > double(kMost)) return false;
-  if (!access.a.along_k && g.m.count() % vector) return false;
-  if (!fits(g.c, g.m, g.n) || !fits(g.residual, g.m, g.n)) return false;
+  const auto plain = [&](const Axis& axis) { return axis.size[0] == 1 && axis.count() < kMost; };
+  if (g.gate.present() && (g.segments > 1 || count > 1)) return false;
+  if (!plain(g.m) || !plain(g.n) || !fits(g.c, g.m, g.n) || !fits(g.z, g.m, g.n) || !fits(g.residual, g.m, g.n))
+    return false;
+  if (g.bias && (g.bias_step != 1 || g.bias_on_m == access.b.along_k)) return false;  // W lies as it does in no layout
+  int64_t k = 0;
   for (int s = 0; s < g.segments; ++s) {
     const Segment& part = g.segment[s];
-    if (!plain(part.k) || ((access.a.along_k || access.b.along_k) && part.k.count() % vector)) return false;
-    if (!fits(part.a, g.m, part.k) || !fits(part.b, part.k, g.n)) return false;
-    // A step reaches the next image at most, in operands that lie along k.
-    if (!p.flat_k && (g.segments > 1 || !access.a.along_k || !access.b.along_k || part.k.size[kRank - 1] < 32))
-      return false;
+    k += part.k.count();
+    if (!plain(part.k) || !fits(part.a, g.m, part.k) || !fits(part.b, part.k, g.n)) return false;
   }
-  return g.segments == 1 || !g.gate.present();
+  const double tiles = double(count) * (double(g.m.count()) / 32 + 1) * (double(g.n.count()) / 32 + 1);
+  return k > 0 && tiles * double(std::min(kMostSplits, divide_up(k, depth))) < double(kMost);
 }
 
 inline Kernel kernel_of(const Gemm& g, const Tuning& tuning) {
@@ -287,12 +299,12 @@ inline std::vector<GemmPlan> gemm_plans(const Gemm* gemms, int64_t count, const 
   GemmPlan base;
   base.groups = count;
   base.kernel = kernel_of(g, tuning);
-  base.tile_k = base.kernel == Kernel::fma ? kTileK : int(kStepBytes / element_bytes(g.dtype));
-  for (int s = 0; s < g.segments; ++s) base.steps += divide_up(g.segment[s].k.count(), base.tile_k);
   base.access = access_of(gemms, count);
-  base.flat_m = is_flat(g.m), base.flat_n = is_flat(g.n), base.flat_k = true;
-  for (int s = 0; s < g.segments; ++s) base.flat_k = base.flat_k && is_flat(g.segment[s].k);
-  base.lean = tuning.lean && is_lean(g, base);
+  base.lean = tuning.lean && base.kernel == Kernel::mma && is_lean(g, count, base.access);
+  base.wide = base.lean && is_wide(g, base.access);
+  base.tile_k =
+      base.kernel == Kernel::fma ? kTileK : int((base.lean ? kLeanStepBytes : kStepBytes) / element_bytes(g.dtype));
+  for (int s = 0; s < g.segments; ++s) base.steps += divide_up(g.segment[s].k.count(), base.tile_k);
   std::vector<GemmPlan> plans;
   for (const Tile& tile : candidate_tiles(base, g))
     plans.push_back(plan_tile(g, base, int(plans.size()), tile, tuning));

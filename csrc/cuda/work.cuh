@@ -14,42 +14,20 @@ struct GemmLaunch {
 
 struct Work {
   int64_t m0, n0, group, split;  // first row and column of C
-  bool other_weight;             // than that of the block's tile before
 };
 
 // The tile of C that is number `work`: tiles along the shorter side of C follow one another, so that what they read of
 // the longer side's operand is still in the cache. By one thread, for all; ends with a barrier.
-PW_CALLED void select_work(const Gemm& g, const GemmPlan& p, int64_t work, bool first, Work& selected) {
+PW_CALLED void select_work(const Gemm& g, const GemmPlan& p, int64_t work, Work& selected) {
   const bool n_first = g.pixels == Pixels::on_m;
   const int64_t inner = n_first ? p.tiles_n : p.tiles_m, outer = n_first ? p.tiles_m : p.tiles_n;
   if (thread_index() == 0) {
     const int64_t i = work % inner, j = work / inner % outer, group = work / (inner * outer * p.splits);
     const int64_t m0 = (n_first ? j : i) * p.tile_m, n0 = (n_first ? i : j) * p.tile_n;
-    selected.other_weight = first || group != selected.group || (n_first ? n0 != selected.n0 : m0 != selected.m0);
     selected.m0 = m0, selected.n0 = n0, selected.group = group;
     selected.split = work / (inner * outer) % p.splits;
   }
   sync_threads();
-}
-
-// The same tiles, of one group, where 32 bits count everything.
-struct LeanWork {
-  uint32_t m0, n0;
-  int split;
-};
-PW_CALLED LeanWork find_lean_work(const Gemm& g, const GemmPlan& p, uint32_t index) {
-  const bool n_first = g.pixels == Pixels::on_m;
-  const uint32_t inner = uint32_t(n_first ? p.tiles_n : p.tiles_m), outer = uint32_t(n_first ? p.tiles_m : p.tiles_n);
-  uint32_t j = index / inner, split = 0;
-  const uint32_t i = index - j * inner;
-  if (p.splits > 1) split = j / outer, j -= split * outer;
-  return {(n_first ? j : i) * p.tile_m, (n_first ? i : j) * p.tile_n, int(split)};
-}
-
-// Steps of a share of the sum over k.
-PW_DEVICE int steps_of(const GemmPlan& p, int split) {
-  const int64_t rest = p.steps - split * p.steps_per_split;
-  return int(rest < p.steps_per_split ? rest : p.steps_per_split);
 }
 
 }  // namespace pw

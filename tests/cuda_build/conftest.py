@@ -60,7 +60,8 @@ def cuda_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     command = [python, "setup.py", "build_ext", "--inplace"]
     result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     log, seconds = result.stdout + result.stderr, time.monotonic() - start
-    assert result.returncode == 0, log[-6000:]
+    errors = "\n".join(line for line in log.splitlines() if "error" in line)
+    assert result.returncode == 0, f"{errors}\n{log[-6000:]}"
     assert "pointwise_ext: CUDA: yes" in log
     said = next(line for line in log.splitlines() if "CUDA architectures: " in line)
     archs = said.split("architectures: ")[1].split()[0].split(";")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -45,9 +46,8 @@ def parse_usage(text: str) -> list[Usage]:
 
 
 def test_shared_memory(tmp_path: Path) -> None:
-    large = "LeanShared<MmaTraits<{}, {}, {}, 2, 4, 64>>::Plain"
-    small = "GemmMma<MmaTraits<{}, {}, {}, {}, 32>>::Shared"
-    lean = "LeanShared<MmaTraits<{}, {}, {}, {}, 32>>::Plain"
+    lean = "LeanShared<LeanTraits<MmaTraits<{}, false, {}, {}>, true>>::Plain"
+    mma = "GemmMma<MmaTraits<{}, false, {}, 2, 2, 32>>::Shared"
     blocks = {  # that a multiprocessor is to hold of a kernel
         "GemmFma<float, 128>::Shared": 2,
         "GemmFma<float, 64>::Shared": 2,
@@ -55,24 +55,13 @@ def test_shared_memory(tmp_path: Path) -> None:
         "ActivationGradShared<float>": 4,
         "ActivationGradShared<double>": 2,
     }
-    for majors in ("true, true", "true, false", "false, false"):
-        blocks |= {large.format(t, "false", majors): 2 for t in ("bf16", "float")}
-        for of in (small, lean):
-            for warps in ("2, 4", "4, 2"):
-                blocks |= {of.format(t, "false", majors, warps): 2 for t in ("bf16", "float")}
-            for warps in ("2, 2", "1, 4", "4, 1"):
-                blocks |= {of.format(t, "false", majors, warps): 4 for t in ("bf16", "float")}
-    # With a gate as blocks_held() of plan.h counts: less where a tile has a long side.
-    gated = {"2, 2": 4, "1, 4": 3, "4, 1": 3, "2, 4": 2, "4, 2": 2}
-    for majors in ("true, true", "true, false", "false, false"):
-        for warps, n in gated.items():
-            blocks |= {small.format(t, "false", majors, warps).replace("::S", "::GatedS"): n for t in ("bf16", "float")}
-    backward = "BackwardMma<bf16, {}, {}>::Shared"
-    blocks |= {backward.format(m, rooms): 1 for m in ("true", "false") for rooms in ("64, 256", "256, 64", "128, 128")}
+    for dtype, majors in itertools.product(("bf16", "float"), ("true, true", "true, false", "false, false")):
+        for warps in ("2, 4, 64", "2, 4, 32", "4, 2, 32"):
+            blocks[lean.format(dtype, majors, warps)] = 2
+        for warps, n in (("2, 2, 32", 4), ("1, 4, 32", 3), ("4, 1, 32", 3)):
+            blocks[lean.format(dtype, majors, warps)] = n
+        blocks[mma.format(dtype, majors)] = 4
     # With a mask no less than without.
-    blocks |= {
-        name.replace("::S", "::MaskedS"): n for name, n in blocks.items() if "GemmMma" in name and "Gated" not in name
-    }
     blocks |= {name.replace("::Plain", "::Masked"): n for name, n in blocks.items() if "Lean" in name}
     lines = [f'std::printf("%zu {name}\\n", sizeof({name}));' for name in blocks]
     source = tmp_path / "sizes.cpp"
@@ -109,9 +98,9 @@ def test_nothing_spills(cuda_build: Build) -> None:
     usages = parse_usage(cuda_build.log)
     print("", *usages, sep="\n")
     count = {target: sum(usage.target == target for usage in usages) for target in cuda_build.targets()}
-    assert set(count.values()) == {2 * 41 + 55 + 3}, count  # 16-bit types, float32, float64
+    assert set(count.values()) == {2 * 38 + 61 + 3}, count  # 16-bit types, float32, float64
     # The largest tile keeps a few values on the stack that its loop hardly changes.
-    most = {usage: 64 if LARGEST in usage.kernel else 0 for usage in usages}
+    most = {usage: 80 if LARGEST in usage.kernel else 0 for usage in usages}
     spilled = [str(usage) for usage in usages if usage.stack > most[usage]]
     assert not spilled, "\n".join(spilled)
 
@@ -139,13 +128,13 @@ def test_instructions(dtype: str, product: str, cuda_build: Build) -> None:
     for target in cuda_build.targets():
         text = dump(unit, "-sass", "-arch", target)
         functions = dict(re.findall(r"Function : (\S+)(.*?)(?=Function : |\Z)", text, re.DOTALL))
-        kernels = {name: code for name, code in functions.items() if re.search("gemm_(mma|lean)|backward_mma", name)}
-        assert len(kernels) == (18 + 9 + 15 + 9 if dtype == "f32" else 18 + 15 + 6)
+        kernels = {name: code for name, code in functions.items() if re.search("gemm_(mma|lean)", name)}
+        assert len(kernels) == (18 + 15 + 3 + 9 + 9 + 3 if dtype == "f32" else 18 + 15 + 3)
         for name, code in kernels.items():
             assert code.count(product) >= 16, (target, name)
             assert "LDGSTS.E.BYPASS.128" in code, (target, name)
             assert "LDSM" in code or dtype == "f32", (target, name)
-            assert len(re.findall(r"\bSTL\b", code)) <= (24 if "Li2ELi4ELi64" in name else 0), (target, name)
+            assert len(re.findall(r"\bSTL\b", code)) <= (28 if "Li2ELi4ELi64" in name else 0), (target, name)
 
 
 def test_ptx(cuda_build: Build) -> None:

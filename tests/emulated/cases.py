@@ -39,6 +39,9 @@ def _cases() -> dict[str, Problem]:
             f"{layout}-sources_3_61": replace(base, channels=(3, 61), out_channels=20),
             f"{layout}-sources_8": replace(base, channels=(1, 17, 2, 16, 5, 33, 7, 4), out_channels=20),
             f"{layout}-stride": replace(base, stride=2),
+            f"{layout}-stride-bfloat16": replace(  # vectors of 16 bytes, and in channels_last rows of two dimensions
+                base, channels=(24,), out_channels=40, batch=3, size=(8, 32), stride=2, dtype="bfloat16"
+            ),
             f"{layout}-padding": replace(base, padding=1, residual=True),
             f"{layout}-stride_padding": replace(base, stride=(2, 3), padding=(1, 2)),
             f"{layout}-groups": replace(base, channels=(24,), out_channels=12, groups=4),
@@ -47,6 +50,10 @@ def _cases() -> dict[str, Problem]:
             f"{layout}-large_tiles": replace(base, channels=(20,), out_channels=150, batch=3, size=(11, 12)),
             f"{layout}-large_tiles-bfloat16": replace(
                 base, channels=(20,), out_channels=150, batch=3, size=(11, 12), dtype="bfloat16"
+            ),
+            f"{layout}-64_to_256-bfloat16": replace(base, channels=(64,), out_channels=256, dtype="bfloat16"),
+            f"{layout}-128_to_128-bfloat16": replace(
+                base, channels=(128,), out_channels=128, size=(4, 12), dtype="bfloat16"
             ),
             f"{layout}-weight_transposed": replace(base, weight_layout="permuted"),
             f"{layout}-1d": replace(base, size=(49,)),
@@ -66,32 +73,3 @@ GATED = {
     for name, problem in CASES.items()
     if problem.dtype != "float64" and 0 not in (*problem.channels, problem.batch, *problem.size)
 }
-
-
-def _one_pass() -> dict[str, Problem]:
-    cases = {}
-    for layout in ("contiguous", "channels_last"):
-        base = replace(BASE, dtype="bfloat16", layout=layout)
-        for dtype in ("float16", "bfloat16"):
-            for name in ("relu", "leaky_relu", "silu", None):
-                activation = PARAMETERS.get(name, name) if name else None
-                cases[f"{layout}-{dtype}-{name}"] = replace(base, dtype=dtype, activation=activation)
-        cases |= {
-            f"{layout}-hw196": replace(base, size=(14, 14)),
-            f"{layout}-hw1": replace(base, size=(1, 1), batch=5),
-            f"{layout}-3_to_10": replace(base, channels=(3,), out_channels=10),
-            f"{layout}-64_to_256": replace(base, channels=(64,), out_channels=256),
-            f"{layout}-256_to_64": replace(base, channels=(256,), out_channels=64),
-            f"{layout}-128_to_128": replace(base, channels=(128,), out_channels=128, size=(4, 12)),
-            f"{layout}-exact": replace(base, integers=True, size=(14, 14)),
-            f"{layout}-no_bias": replace(base, bias=False),
-            f"{layout}-weight_transposed": replace(base, weight_layout="permuted"),
-        }
-    for layout in LAYOUTS:  # where y, and so a mask, lies otherwise than x, the kernel takes none
-        if layout not in ("contiguous", "channels_last", "expanded"):
-            cases[f"bfloat16-{layout}"] = replace(BASE, dtype="bfloat16", layout=layout, activation="silu")
-    return cases
-
-
-# That one kernel for dX and dW has room for.
-ONE_PASS = _one_pass()

@@ -30,58 +30,36 @@ bool check_fma(emulate::Schedule schedule) {
 
 // Several tiles a block, and shares; then every way operands may lie, in vectors of 2 to 16 bytes, with tails.
 bool check_mma(emulate::Schedule schedule) {
-  for (int tile = 0; tile < 6; ++tile)
-    if (!check_gemm<bf16>(131, 67, 250, {3, 2, tile, 3}, schedule)) return false;
-  return check_gemm<float>(70, 130, 120, {1, 1, 0, 1}, schedule) &&
-         check_gemm<float>(33, 64, 250, {3, 2, 1, 3}, schedule);
+  return check_gemm<bf16>(131, 67, 250, {3, 2, 0, 3}, schedule) &&
+         check_gemm<float>(70, 130, 120, {1, 1, 0, 1}, schedule) &&
+         check_gemm<float>(33, 64, 250, {3, 2, 0, 3}, schedule);
 }
 bool check_operands() {
   emulate::Schedule schedule;
-  for (int tile = 0; tile < 6; ++tile)
-    for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}})
-      if (!check_gemm<bf16>(70, 136, 96, {1, 1, tile, 1}, schedule, a_by_k, b_by_k) ||
-          !check_gemm<float>(34, 70, 44, {1, 1, tile, 1}, schedule, a_by_k, b_by_k) ||
-          !check_gemm<bf16>(37, 75, 50, {1, 1, tile, 1}, schedule, a_by_k, b_by_k, 8))
-        return false;
-  return true;
-}
-
-// What a backward pass launches: dX and dW in both layouts, in one share and in several, at several alignments.
-bool check_gates(emulate::Schedule schedule) {
-  const Tuning one{1, 1, 0, 1}, shares{3, 2, 3, 3};
-  return check_gate<bf16>(70, 136, 95, Pixels::on_n, one, schedule, false, false, 8, true) &&
-         check_gate<bf16>(70, 66, 300, Pixels::on_k, shares, schedule, true, true, 4, true) &&
-         check_gate<float>(70, 140, 90, Pixels::on_m, one, schedule, true, false, 1, true) &&
-         check_gate<bf16>(70, 136, 96, Pixels::on_n, one, schedule, false, false) &&
-         check_gate<bf16>(136, 70, 95, Pixels::on_m, one, schedule, true, false, 8) &&
-         check_gate<bf16>(70, 66, 300, Pixels::on_k, shares, schedule, true, true, 4) &&
-         check_gate<bf16>(70, 66, 300, Pixels::on_k, shares, schedule, false, false) &&
-         check_gate<float>(70, 140, 90, Pixels::on_k, {3, 2, 1, 2}, schedule, true, true);
-}
-bool check_gated_tiles() {
-  for (int tile = 0; tile < 6; ++tile)
-    for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}})
-      for (const Pixels pixels : {Pixels::on_n, Pixels::on_k})
-        for (int by_mask = 0; by_mask <= (tile % 4 == 1); ++by_mask)  // the long side of a small tile, and the largest
-          if (!check_gate<bf16>(70, 132, 96, pixels, {1, 1, tile, 1}, {}, a_by_k, b_by_k, 1, by_mask) ||
-              !check_gate<float>(34, 70, 44, pixels, {1, 1, tile, 1}, {}, a_by_k, b_by_k, 1, by_mask))
-            return false;
+  for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}})
+    if (!check_gemm<bf16>(70, 136, 96, {1, 1, 0, 1}, schedule, a_by_k, b_by_k) ||
+        !check_gemm<float>(34, 70, 44, {1, 1, 0, 1}, schedule, a_by_k, b_by_k) ||
+        !check_gemm<bf16>(37, 75, 50, {1, 1, 0, 1}, schedule, a_by_k, b_by_k, 8))
+      return false;
   return true;
 }
 
 // W in shared memory for as many tiles as a block has, or for one where the next has another.
 bool check_weight_stays(emulate::Schedule schedule) {
+  want_lean = true;
   Tuning stays{2, 1 << 16, 0, 1};
   stays.stays = 1;
-  for (stays.tile = 0; stays.tile < 6; stays.tile += schedule.shuffled ? 5 : 1)
+  bool right = true;
+  for (stays.tile = 0; stays.tile < 5; stays.tile += schedule.shuffled ? 4 : 1)
     for (stays.max_blocks = 1; stays.max_blocks < 10; stays.max_blocks += 7)
-      if (!check_gemm<bf16>(131, 270, 80, stays, schedule) ||
-          !check_gemm<bf16>(270, 131, 80, stays, schedule, true, false, 8, Pixels::on_m))
-        return false;
+      right = right && check_gemm<bf16>(131, 270, 80, stays, schedule) &&
+              check_gemm<bf16>(270, 131, 80, stays, schedule, true, true, 8, Pixels::on_m);
   stays.tile = 2;
-  return check_gemm<float>(270, 70, 60, stays, schedule, true, true, 1, Pixels::on_m) &&
-         check_gate<bf16>(70, 300, 95, Pixels::on_n, stays, schedule, false, false, 8) &&
-         check_gate<bf16>(300, 70, 95, Pixels::on_m, stays, schedule, true, false, 4, true);
+  right = right && check_gemm<float>(270, 70, 60, stays, schedule, true, true, 1, Pixels::on_m) &&
+          check_gate<bf16>(70, 300, 95, Pixels::on_n, stays, schedule, false, false, 8) &&
+          check_gate<bf16>(300, 70, 95, Pixels::on_m, stays, schedule, true, false, 4);
+  want_lean = false;
+  return right;
 }
 
 // The kernel for operands that are read 16 bytes at a time, in every tile and layout, with tails; without and with
@@ -96,14 +74,34 @@ bool check_lean(emulate::Schedule schedule) {
       const int64_t m = a_by_k ? 139 : 136, k = 120;  // in two segments, the first with a tail
       stays.tile = tile;
       const Pixels pixels = a_by_k && b_by_k ? Pixels::on_m : Pixels::on_n;
-      right = right && check_gemm<bf16>(m, 264, k, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8, pixels) &&
-              check_gemm<bf16>(m, 72, 240, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, 8, pixels) &&
-              check_gemm<bf16>(m, 264, k, stays, schedule, a_by_k, b_by_k, 8, pixels) &&
-              check_gemm<float>(a_by_k ? 67 : 68, 76, 36, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 4, pixels) &&
-              check_gate<bf16>(m, 72, 88, pixels, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8, true) &&
-              check_gate<bf16>(m, 72, 312, Pixels::on_k, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, 8, true) &&
-              check_gate<float>(a_by_k ? 67 : 68, 76, 120, Pixels::on_k, {3, 2, tile, 2}, schedule, a_by_k, b_by_k, 4,
-                                true);
+      right =
+          right && check_gemm<bf16>(m, 264, k, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8, pixels) &&
+          check_gemm<bf16>(m, 264, k, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8, pixels, /*residual=*/false) &&
+          check_gemm<bf16>(m, 72, 240, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, 8, pixels) &&
+          check_gemm<bf16>(m, 264, k, stays, schedule, a_by_k, b_by_k, 8, pixels) &&
+          check_gemm<float>(a_by_k ? 67 : 68, 76, 108, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 4, pixels) &&
+          check_gemm<float>(a_by_k ? 67 : 68, 76, 36, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 4, pixels, false) &&
+          check_gate<bf16>(m, 72, 88, pixels, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, 8) &&
+          check_gate<bf16>(m, 72, 312, Pixels::on_k, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, 8) &&
+          check_gate<float>(a_by_k ? 67 : 68, 76, 120, Pixels::on_k, {3, 2, tile, 2}, schedule, a_by_k, b_by_k, 4);
+    }
+  want_lean = false;
+  return right;
+}
+
+// gemm_lean where operands lie at 8, 4 and 2 bytes, or each element by itself, with tails inside of vectors.
+bool check_narrow(emulate::Schedule schedule) {
+  want_lean = true;
+  bool right = true;
+  for (const int64_t pitch : {4, 2, 1})
+    for (const auto [a_by_k, b_by_k] : {std::pair(true, false), {true, true}, {false, false}, {false, true}}) {
+      const Pixels pixels = b_by_k ? Pixels::on_m : Pixels::on_n;
+      const int tile = pitch == 2 ? 5 : 3;
+      right = right && check_gemm<bf16>(67, 131, 75, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, pitch, pixels) &&
+              check_gemm<bf16>(67, 131, 150, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, pitch, pixels, false) &&
+              check_gemm<float>(67, 75, 37, {3, 2, 0, 1}, schedule, a_by_k, b_by_k, pitch, pixels) &&
+              check_gate<bf16>(67, 75, 90, pixels, {3, 2, tile, 1}, schedule, a_by_k, b_by_k, pitch) &&
+              check_gate<bf16>(67, 75, 211, Pixels::on_k, {3, 2, tile, 3}, schedule, a_by_k, b_by_k, pitch);
     }
   want_lean = false;
   return right;
@@ -113,17 +111,21 @@ bool check_lean(emulate::Schedule schedule) {
 template <class T, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
 bool check_shared_bytes() {
   using Traits = MmaTraits<T, false, A_ALONG_K, B_ALONG_K, WARPS_M, WARPS_N, WARP_M>;
-  char there;
-  Gemm plain, saved, masked;
-  saved.gate.saved.data = &there, masked.gate.mask.words = reinterpret_cast<uint32_t*>(&there);
-  for (Gemm* g : {&plain, &saved, &masked})
+  uint32_t there;
+  Gemm plain, masked;
+  masked.gate.mask.words = &there;
+  for (Gemm* g : {&plain, &masked})
     for (int steps : {0, 1, 9})
       for (Pixels pixels : {Pixels::on_m, Pixels::on_n}) {
         GemmPlan p;
-        p.steps = steps, p.weight_blocks = steps > 0, g->pixels = pixels;
-        const int64_t counted = shared_bytes(*g, {Traits::kTileM, Traits::kTileN, 0}, steps);
-        if (int64_t(GemmMma<Traits>::shared_bytes(*g, p)) > counted) return false;
-        if (g != &saved && int64_t(LeanShared<Traits>::bytes(*g, p)) > counted) return false;
+        p.steps = steps, p.weight_blocks = steps > 0, p.tiles_m = p.tiles_n = 1, g->pixels = pixels;
+        const Tile tile{Traits::kTileM, Traits::kTileN, Traits::kBlocks};
+        LeanLaunch lean = lean_launch(*g, p, {}, nullptr);
+        if (int64_t(LeanShared<LeanTraits<Traits, true>>::place(lean)) > shared_bytes(*g, true, tile, steps))
+          return false;
+        if (tile.m == 64 && tile.n == 64 &&
+            int64_t(sizeof(typename GemmMma<Traits>::Shared)) > shared_bytes(*g, false, tile))
+          return false;
       }
   return true;
 }
@@ -153,16 +155,6 @@ bool check_fitted() {
   const GemmPlan plan = plan_gemm(&g, 1, stays), large = fitted(plan, g, 227 << 10), small = fitted(plan, g, 99 << 10);
   return plan.weight_stays() && large.weight_blocks == plan.weight_blocks && !small.weight_stays() &&
          small.work() == plan.work() && small.tile == plan.tile;
-}
-
-// Every size of the kernel in both layouts, with tails and several shares a block; by masks and without.
-bool check_backwards(emulate::Schedule schedule) {
-  for (const bool along_pixels : {false, true})
-    if (!check_backward(61, 130, 150, along_pixels, 8, true, {3, 2}, schedule) ||
-        !check_backward(130, 61, 150, along_pixels, 1, true, {2, 5}, schedule) ||
-        !check_backward(70, 100, 90, along_pixels, 4, false, {3, 2}, schedule))
-      return false;
-  return true;
 }
 
 }  // namespace
@@ -200,11 +192,12 @@ int main(int count, char** arguments) {
   std::vector<std::pair<std::string, Check>> checks{
       {"fma", check_fma},
       {"mma", check_mma},
-      {"gates", check_gates},
-      {"backward", check_backwards},
       {"weight", check_weight_stays},
       {"lean", check_lean},
-      {"images", [](emulate::Schedule s) { return check_images(s, 3) && check_images(s, 37); }},
+      {"narrow", check_narrow},
+      {"groups", [](emulate::Schedule s) { return check_groups(s, 72, 88, 96, 1) && check_groups(s, 35, 49, 300, 2); }},
+      {"images", [](emulate::Schedule s) { return check_images(s, 3) && check_images(s, 37, 800); }},
+      {"odd images", [](emulate::Schedule s) { return check_images(s, 3, 49) && check_images(s, 2, 196); }},
       {"grad", [](emulate::Schedule s) { return check_activation_grad(200, 40, {8, 3}, s); }}};
   const std::string wanted = count > 1 ? arguments[1] : "";
   std::stable_partition(checks.begin(), checks.end(), [&](const auto& check) { return check.first == wanted; });
@@ -213,7 +206,7 @@ int main(int count, char** arguments) {
   for (const auto& schedule : {emulate::Schedule{}, emulate::Schedule{true, 1}, emulate::Schedule{true, 2}})
     for (const auto& [name, check] : checks)
       if (!check(schedule)) return 1;
-  if (!check_operands() || !check_gated_tiles()) return 1;
+  if (!check_operands()) return 1;
   if (!check_shared_bytes<bf16>() || !check_shared_bytes<float>())
     return std::printf("a block asks for more shared memory than was counted\n"), 1;
   if (!check_fitted()) return std::printf("a plan does not fit a GPU with less shared memory\n"), 1;

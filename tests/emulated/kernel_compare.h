@@ -13,17 +13,18 @@ namespace {
 
 using namespace pw;
 
-bool want_lean = false;  // of the plans that follow
+bool want_lean = false;  // of the plans that follow: gemm_lean, or gemm_mma
 
-bool as_wanted(const GemmPlan& plan, const Tuning& tuning) {
-  if (want_lean && !plan.lean) return std::printf("the plan is not lean\n"), false;
+Tuning as_wanted(Tuning tuning) { return tuning.lean = want_lean, tuning; }
+bool is_wanted(const GemmPlan& plan, const Tuning& tuning) {
+  if (plan.lean != want_lean && !tuning.fma) return std::printf("the plan's kernel is %s\n", name(plan)), false;
   return tuning.stays != 1 || plan.weight_stays() || (std::printf("W does not stay\n"), false);
 }
 
 // A product of two segments with everything at its end. `by_k`: whether A and B are contiguous along k.
 template <class T>
 bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::Schedule schedule, bool a_by_k = true,
-                bool b_by_k = false, int64_t pitch = 1, Pixels pixels = Pixels::on_n) {
+                bool b_by_k = false, int64_t pitch = 1, Pixels pixels = Pixels::on_n, bool residual = true) {
   Gemm g;
   g.pixels = pixels;
   g.dtype = sizeof(T) == 2 ? DType::bf16 : DType::f32;
@@ -34,17 +35,19 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
     s.a = padded<T>(m, part, a_by_k, pitch), s.b = padded<T>(part, n, !b_by_k, pitch);
   }
   g.c = padded<T>(m, n, true, pitch, false);
-  g.residual = padded<T>(m, n, true, pitch);
-  g.bias = filled<T>(m);
+  if (residual) g.residual = padded<T>(m, n, true, pitch);
+  g.bias_on_m = pixels != Pixels::on_m;
+  g.bias = filled<T>(g.bias_on_m ? m : n);
   g.activation.kind = Act::relu;
-  if (!tuning.fma) g.mask = bits(m, n);
-  const GemmPlan plan = plan_gemm(&g, 1, tuning);
-  if (!as_wanted(plan, tuning)) return false;
+  if (!tuning.fma && (residual || sizeof(T) == 2)) g.mask = bits(m, n);
+  const GemmPlan plan = plan_gemm(&g, 1, as_wanted(tuning));
+  if (!is_wanted(plan, tuning)) return false;
   std::vector<char> workspace(workspace_bytes(plan, g));
   if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < n; ++j) {
-      float want = widen(static_cast<const T*>(g.bias)[i]) + at<T>(g.residual, i, j);
+      float want = widen(static_cast<const T*>(g.bias)[g.bias_on_m ? i : j]);
+      if (residual) want += at<T>(g.residual, i, j);
       for (int s = 0; s < g.segments; ++s)
         for (int64_t l = 0; l < g.segment[s].k.count(); ++l)
           want += at<T>(g.segment[s].a, i, l) * at<T>(g.segment[s].b, l, j);
@@ -60,11 +63,41 @@ bool check_gemm(int64_t m, int64_t n, int64_t k, const Tuning& tuning, emulate::
   return true;
 }
 
-// A product that takes dZ of dY and what was saved, both with tails and pitches of their own, and the sums of its rows;
-// `by_mask`: of a mask instead.
+// Groups at equal distances, each with its bias, that keep what comes before the activation.
+bool check_groups(emulate::Schedule schedule, int64_t m, int64_t n, int64_t k, int64_t shares) {
+  constexpr int kGroups = 3;
+  const Matrix a = padded<bf16>(kGroups * m, k, true, 1), b = padded<bf16>(kGroups * k, n, true, 1);
+  const Matrix c = padded<bf16>(kGroups * m, n, true, 1, false), z = padded<bf16>(kGroups * m, n, true, 1, false);
+  const bf16* bias = filled<bf16>(kGroups * m);
+  const auto from_row = [](const Matrix& x, int64_t row) {
+    return Matrix{static_cast<bf16*>(x.data) + row * x.row.step[kRank - 1], x.row, x.col};
+  };
+  Gemm gemms[kGroups];
+  for (int i = 0; i < kGroups; ++i) {
+    Gemm& g = gemms[i];
+    g.dtype = DType::bf16, g.m = axis(m), g.n = axis(n), g.segments = 1;
+    g.segment[0] = {from_row(a, i * m), from_row(b, i * k), axis(k)};
+    g.c = from_row(c, i * m), g.z = from_row(z, i * m), g.bias = bias + i * m, g.activation.kind = Act::relu6;
+  }
+  const Tuning tuning{3, 4, 0, shares};
+  const GemmPlan plan = plan_gemm(gemms, kGroups, tuning);
+  std::vector<char> workspace(workspace_bytes(plan, gemms[0]));
+  if (!plan.lean || launch_gemm_as<bf16>(gemms, plan, workspace.data(), &schedule, tuning)) return false;
+  for (int64_t i = 0; i < kGroups * m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      float sum = widen(bias[i]);
+      for (int64_t l = 0; l < k; ++l) sum += at<bf16>(a, i, l) * at<bf16>(b, i / m * k + l, j);
+      const float want = widen(narrow<bf16>(sum < 0 ? 0 : sum > 6 ? 6 : sum));
+      if (at<bf16>(z, i, j) == widen(narrow<bf16>(sum)) && at<bf16>(c, i, j) == want) continue;
+      return std::printf("groups: C[%ld, %ld] is %g, expected %g\n", long(i), long(j), at<bf16>(c, i, j), want), false;
+    }
+  return true;
+}
+
+// A product that takes dZ of dY by a mask, with tails, and the sums of its rows.
 template <class T>
 bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tuning, emulate::Schedule schedule,
-                bool a_by_k, bool b_by_k, int64_t pitch = 1, bool by_mask = false) {
+                bool a_by_k, bool b_by_k, int64_t pitch = 1) {
   Gemm g;
   g.dtype = sizeof(T) == 2 ? DType::bf16 : DType::f32;
   g.pixels = pixels;
@@ -73,14 +106,11 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
   s.k = axis(k);
   s.a = padded<T>(m, k, a_by_k, pitch), s.b = padded<T>(k, n, !b_by_k, pitch);
   const bool on_a = g.gate_on_a();
-  const int64_t other = pitch == 1 ? 16 : 1;
-  const Matrix kept = on_a ? padded<T>(m, k, a_by_k, other) : padded<T>(k, n, !b_by_k, other);
-  g.gate.activation = by_mask ? Activation{Act::leaky_relu, 0.5} : Activation{Act::relu6};
+  const Matrix kept = on_a ? padded<T>(m, k, a_by_k, 1) : padded<T>(k, n, !b_by_k, 1);
+  g.gate.activation = {Act::leaky_relu, 0.5};
   const auto saved = [&](int64_t row, int64_t column) { return at<T>(kept, row, column); };
   const auto passed = [&](int64_t row, int64_t column) { return passes(g.gate.activation, saved(row, column)); };
-  if (!by_mask)
-    g.gate.saved = kept;
-  else if (const Access access = access_of(&g, 1); on_a)
+  if (const Access access = access_of(&g, 1); on_a)
     g.gate.mask =
         access.a.along_k ? bits(m, k, passed) : bits(k, m, [&](int64_t l, int64_t i) { return passed(i, l); });
   else
@@ -89,8 +119,8 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
   g.c = padded<T>(m, n, true, pitch, false);
   T* row_sums = unwritten<T>(m);
   g.row_sums = row_sums;
-  const GemmPlan plan = plan_gemm(&g, 1, tuning);
-  if (!as_wanted(plan, tuning)) return false;
+  const GemmPlan plan = plan_gemm(&g, 1, as_wanted(tuning));
+  if (!is_wanted(plan, tuning)) return false;
   std::vector<char> workspace(workspace_bytes(plan, g));
   if (launch_gemm_as<T>(&g, plan, workspace.data(), &schedule, tuning)) return false;
   const auto gated = [&](float dy, int64_t row, int64_t column) {
@@ -115,66 +145,6 @@ bool check_gate(int64_t m, int64_t n, int64_t k, Pixels pixels, const Tuning& tu
     }
   }
   return true;
-}
-
-// dX, dW and db by one kernel, of dY and what was saved with pitches of their own; `by_mask`: of a mask instead.
-bool check_backward(int64_t out, int64_t in, int64_t pixels, bool along_pixels, int64_t pitch, bool by_mask,
-                    const Tuning& tuning, emulate::Schedule schedule) {
-  const Matrix dy = padded<bf16>(out, pixels, along_pixels, pitch), kept = padded<bf16>(out, pixels, along_pixels, 2);
-  const Matrix x = padded<bf16>(in, pixels, along_pixels, pitch), w = padded<bf16>(out, in, true, 1);
-  const auto turned = [](const Matrix& m) { return Matrix{m.data, m.col, m.row}; };
-  const auto saved = [&](int64_t o, int64_t p) { return at<bf16>(kept, o, p); };
-  Gemm dw, dx;
-  dw.dtype = dx.dtype = DType::bf16;
-  dw.pixels = Pixels::on_k, dx.pixels = along_pixels ? Pixels::on_n : Pixels::on_m;
-  dw.m = axis(out), dw.n = axis(in);
-  dw.segment[dw.segments++] = {dy, turned(x), axis(pixels)};
-  dw.c = rows(unwritten<bf16>(out * in), in);
-  bf16* db = unwritten<bf16>(out);
-  dw.row_sums = db;
-  dw.gate.activation = by_mask ? Activation{Act::leaky_relu, 0.5} : Activation{Act::relu6};
-  const auto passed = [&](int64_t o, int64_t p) { return passes(dw.gate.activation, saved(o, p)); };
-  if (!by_mask)
-    dw.gate.saved = kept;
-  else
-    dw.gate.mask = along_pixels ? bits(out, pixels, passed)
-                                : bits(pixels, out, [&](int64_t p, int64_t o) { return passed(o, p); });
-  dw.gate.mask.along_pixels = along_pixels;
-  const Matrix to = padded<bf16>(in, pixels, along_pixels, pitch, false);
-  dx.m = axis(along_pixels ? in : pixels), dx.n = axis(along_pixels ? pixels : in);
-  dx.segment[dx.segments++] = along_pixels ? Segment{turned(w), dy, axis(out)} : Segment{turned(dy), w, axis(out)};
-  dx.c = along_pixels ? to : turned(to);
-  const BackwardPlan plan = plan_backward(dx, dw, tuning);
-  std::vector<char> workspace(workspace_bytes(plan, dw));
-  if (!plan.out || launch_backward_as<bf16>(dx, dw, plan, workspace.data(), &schedule, tuning)) return false;
-  const auto dz = [&](int64_t o, int64_t p) {
-    return activation_grad(dw.gate.activation, at<bf16>(dy, o, p), saved(o, p));
-  };
-  const auto sum = [](int64_t count, auto term) {
-    float total = 0;
-    for (int64_t i = 0; i < count; ++i) total += term(i);
-    return widen(narrow<bf16>(total));
-  };
-  const auto right = [&](float got, float want, const char* what, int64_t i, int64_t j) {
-    if (got != want)
-      std::printf("backward %ldx%ldx%ld: %s[%ld, %ld] is %g, expected %g\n", long(out), long(in), long(pixels), what,
-                  long(i), long(j), got, want);
-    return got == want;
-  };
-  bool all = true;
-  for (int64_t o = 0; o < out && all; ++o) {
-    all = right(widen(db[o]), sum(pixels, [&](int64_t p) { return dz(o, p); }), "db", o, 0);
-    for (int64_t i = 0; i < in && all; ++i)
-      all =
-          right(at<bf16>(dw.c, o, i), sum(pixels, [&](int64_t p) { return dz(o, p) * at<bf16>(x, i, p); }), "dW", o, i);
-  }
-  for (int64_t i = 0; i < in && all; ++i)
-    for (int64_t p = 0; p < pixels && all; ++p)
-      all = right(at<bf16>(to, i, p), sum(out, [&](int64_t o) { return dz(o, p) * at<bf16>(w, o, i); }), "dX", i, p);
-  if (const int64_t inner = along_pixels ? pixels : in; inner % pitch)  // what lies between rows is not written
-    for (int64_t i = 0; i < (along_pixels ? in : pixels) && all; ++i)
-      all = std::isnan(along_pixels ? at<bf16>(to, i, inner) : at<bf16>(to, inner, i));
-  return all;
 }
 
 bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tuning, emulate::Schedule schedule) {
@@ -203,9 +173,9 @@ bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tunin
 
 // Images of several channels one after another: pixels have two dimensions, along n (forward) and along k (dW), whose
 // sum is split, into 37 shares so that warps share them out.
-bool check_images(emulate::Schedule schedule, int64_t shares) {
-  const int64_t images = 3, size = 392, in = 40, out = 72;
-  const auto image = [](int64_t channels, bool fill) {
+bool check_images(emulate::Schedule schedule, int64_t shares, int64_t size = 392) {
+  const int64_t images = 3, in = 40, out = 72;
+  const auto image = [size](int64_t channels, bool fill) {
     const Matrix flat = padded<bf16>(channels, images * size, true, 1, fill);
     Matrix m{flat.data};
     m.row.step[kRank - 1] = size, m.col.step[kRank - 1] = 1, m.col.step[kRank - 2] = channels * size;
@@ -213,19 +183,25 @@ bool check_images(emulate::Schedule schedule, int64_t shares) {
   };
   Axis pixels;
   pixels.size[kRank - 2] = images, pixels.size[kRank - 1] = size;
-  const auto value = [](const Matrix& m, int64_t channel, int64_t pixel) {
+  const auto value = [size](const Matrix& m, int64_t channel, int64_t pixel) {
     return widen(static_cast<const bf16*>(
         m.data)[channel * m.row.step[kRank - 1] + pixel / size * m.col.step[kRank - 2] + pixel % size]);
   };
   const Matrix x = image(in, true), dy = image(out, true), y = image(out, false), w = padded<bf16>(out, in, true, 1);
-  Gemm forward, dw;
-  forward.dtype = dw.dtype = DType::bf16;
+  // In channels_last, each image followed by 8 pixels that are not read.
+  Matrix x_last = padded<bf16>(images * (size + 8), in, true, 1),
+         y_last = padded<bf16>(images * size, out, true, 1, false);
+  x_last.row.step[kRank - 2] = (size + 8) * in, y_last.row.step[kRank - 2] = size * out;
+  Gemm forward, dw, last;
+  forward.dtype = dw.dtype = last.dtype = DType::bf16;
+  last.pixels = Pixels::on_m, last.m = pixels, last.n = axis(out), last.segments = 1, last.c = y_last;
+  last.segment[0] = {x_last, {w.data, w.col, w.row}, axis(in)};
   forward.pixels = Pixels::on_n, dw.pixels = Pixels::on_k;
   forward.m = dw.m = axis(out), forward.n = pixels, dw.n = axis(in);
   forward.segments = dw.segments = 1;
   forward.segment[0] = {w, x, axis(in)}, dw.segment[0] = {dy, {x.data, x.col, x.row}, pixels};
   forward.c = y, dw.c = rows(unwritten<bf16>(out * in), in);
-  for (const Gemm* g : {&forward, &dw}) {
+  for (const Gemm* g : {&forward, &dw, &last}) {
     const GemmPlan plan = plan_gemm(g, 1, {3, 7, 3, g == &dw ? shares : 1});
     if (!plan.lean) return std::printf("images: the plan is not lean\n"), false;
     std::vector<char> workspace(workspace_bytes(plan, *g));
@@ -241,6 +217,9 @@ bool check_images(emulate::Schedule schedule, int64_t shares) {
       float sum = 0;
       for (int64_t i = 0; i < in; ++i) sum += at<bf16>(w, o, i) * value(x, i, p);
       if (!right(value(y, o, p), sum, "y", o, p)) return false;
+      sum = 0;
+      for (int64_t i = 0; i < in; ++i) sum += at<bf16>(w, o, i) * at<bf16>(x_last, p / size * (size + 8) + p % size, i);
+      if (!right(at<bf16>(y_last, p, o), sum, "y in channels_last", p, o)) return false;
     }
     for (int64_t i = 0; i < in; ++i) {
       float sum = 0;

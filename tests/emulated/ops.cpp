@@ -15,7 +15,6 @@ constexpr Tuning kTuning{/*multiprocessors=*/3, /*max_blocks=*/5};
 
 Tuning tuning = kTuning;
 bool tf32 = false;
-int64_t one_passes = 0;  // so far
 
 emulate::Schedule schedule;
 
@@ -40,17 +39,7 @@ bool gates(const std::vector<Products>& products, const ActivationGrad& pass) {
   return pw::gates(products, pass, tuning);
 }
 
-bool one_pass(const std::vector<Products>& products, const ActivationGrad& pass, const at::Tensor&) {
-  if (!pw::one_pass(products, pass, tuning)) return false;
-  const Gemm &dx = *products[0].gemms, &dw = *products[1].gemms;
-  const BackwardPlan plan = plan_backward(dx, dw, tuning);
-  const at::Tensor memory = workspace(workspace_bytes(plan, dw));
-  check(launch_backward(dx, dw, plan, memory.data_ptr(), &schedule, tuning));
-  ++one_passes;
-  return true;
-}
-
-constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates, /*masks=*/true, one_pass};
+constexpr Backend kEmulated{"emulated CUDA", gemm, activation_grad, gates, /*masks=*/true};
 
 ConvParams params(at::IntArrayRef stride, at::IntArrayRef padding, int64_t groups, c10::string_view activation,
                   double alpha, double beta) {
@@ -108,25 +97,6 @@ std::vector<std::vector<int64_t>> plans(int64_t m, int64_t n, int64_t k, int64_t
   return result;
 }
 
-// Of one kernel for dX and dW: room for output and input channels, tiles, tiles of a share, shares, bytes of workspace,
-// whether it is chosen for ReLU with bias; and the time predicted.
-std::tuple<std::vector<int64_t>, double> backward_plan(int64_t out, int64_t in, int64_t pixels, at::ScalarType dtype) {
-  char there;  // stands for operands whose values no plan looks at
-  Gemm dw = product(out, in, pixels, dtype), dx = product(pixels, in, out, dtype);
-  dw.pixels = Pixels::on_k, dx.pixels = Pixels::on_m;
-  dw.segment[0].a.row.step[kRank - 1] = 1, dw.segment[0].a.col.step[kRank - 1] = out;
-  dw.gate.saved = dw.segment[0].a, dx.gate.saved = dx.segment[0].a;
-  dw.gate.saved.data = dx.gate.saved.data = &there, dw.row_sums = &there;
-  dw.gate.activation.kind = dx.gate.activation.kind = Act::relu;
-  ActivationGrad pass;
-  pass.dtype = dw.dtype, pass.activation = dw.gate.activation;
-  pass.pixels = dx.m, pass.channels = out, pass.saved.data = &there, pass.db = &there;
-  const BackwardPlan p = plan_backward(dx, dw);
-  return {{p.out, p.in, p.tiles, p.tiles_per_split, p.splits, int64_t(workspace_bytes(p, dw)),
-           one_pass({{&dx, 1}, {&dw, 1}}, pass)},
-          p.microseconds};
-}
-
 // Bytes that A, B and C of the last products are read and written with would differ by alignment; this tells one's.
 std::vector<int64_t> access(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
   Gemm g = product(a.size(0), b.size(1), a.size(1), a.scalar_type());
@@ -139,10 +109,10 @@ std::vector<int64_t> access(const at::Tensor& a, const at::Tensor& b, const at::
   return {all.a.along_k, all.a.bytes, all.b.along_k, all.b.bytes, all.c};
 }
 
-void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32, int64_t gate, int64_t one_pass, int64_t stays) {
+void set_tuning(int64_t tile, int64_t splits, bool fma, bool use_tf32, int64_t gate, int64_t stays) {
   tuning = kTuning;
   tuning.tile = int(tile), tuning.splits = splits, tuning.fma = fma, tuning.gate = int(gate), tf32 = use_tf32;
-  tuning.one_pass = int(one_pass), tuning.stays = int(stays);
+  tuning.stays = int(stays);
 }
 
 void set_schedule(bool shuffled, int64_t seed) { schedule = {shuffled, uint32_t(seed)}; }
@@ -162,10 +132,7 @@ TORCH_LIBRARY(pointwise_ext_emulated, m) {
   m.def("explain(int m, int n, int k, int groups, ScalarType dtype) -> str", pw::explain);
   m.def("plans(int m, int n, int k, int groups, ScalarType dtype) -> int[][]", pw::plans);
   m.def("access(Tensor a, Tensor b, Tensor c) -> int[]", pw::access);
-  m.def("set_tuning(int tile, int splits, bool fma, bool tf32, int gate=-1, int one_pass=0, int stays=0) -> ()",
-        pw::set_tuning);
-  m.def("one_passes() -> int", [] { return pw::one_passes; });
-  m.def("backward_plan(int outputs, int inputs, int pixels, ScalarType dtype) -> (int[], float)", pw::backward_plan);
+  m.def("set_tuning(int tile, int splits, bool fma, bool tf32, int gate=-1, int stays=0) -> ()", pw::set_tuning);
   m.def("set_schedule(bool shuffled, int seed) -> ()", pw::set_schedule);
 }
 

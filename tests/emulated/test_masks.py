@@ -85,9 +85,10 @@ def test_bits_say_where_the_gradient_passes(case: str, emulated, emulated_ops) -
 @pytest.mark.parametrize("case", CASES)
 def test_gradients_are_those_without_a_mask(case: str, gate: int, emulated, emulated_ops) -> None:
     problem, t = CASES[case], with_odd_values(CASES[case])
-    emulated_ops.set_tuning(0, 3, False, False, gate)
+    emulated_ops.set_tuning(0, 1, False, False, gate)  # one share: two kernels cut sums at other places
     got = gradients(emulated, t, problem.options)
     want = gradients(partial(emulated, masks=False), t, problem.options)
+    torch.testing.assert_close(got.pop("bias"), want["bias"], equal_nan=True)  # whose parts differ too
     for name, value in got.items():
         assert_bitwise_equal(value, want[name], name)
 

@@ -13,7 +13,7 @@ from tests.emulated.build import ROOT
 pytestmark = pytest.mark.emulated
 
 
-CASES = ["tests/emulated/test_cases.py", "tests/emulated/test_one_pass.py::test_case"]
+CASES = ["tests/emulated/test_cases.py"]
 # Under sanitizers a case takes ten times as long: those whose memory accesses others do not have.
 FEW = ["-k", "not float16 and not activation and not any_order and not products_make and not (stays and float32)"]
 

@@ -1,4 +1,4 @@
-"""Every plan on the device, whether it is predicted to be the fastest or not: tiles, shares, gates, one kernel."""
+"""Every plan on the device, whether it is predicted to be the fastest or not: tiles, shares, gates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import pointwise_ext as pw
-from tests.emulated.cases import BASE, GATED, ONE_PASS
+from tests.emulated.cases import BASE, GATED
 from tests.gpu.kernels import kernels
 from tests.problem import gradients
 from tests.tolerance import assert_bitwise_equal
@@ -29,7 +29,7 @@ def test_every_tile_and_share(tile: int, dtype: str, layout: str, force) -> None
 
 @pytest.mark.parametrize("case", GATED)
 def test_products_make_dz(case: str, force) -> None:
-    force(gate=1, one_pass=0)
+    force(gate=1)
     replace(GATED[case], device="cuda").check()
 
 
@@ -43,7 +43,7 @@ def test_weight_stays(tile: int, dtype: str, layout: str, force) -> None:
     force(tile=tile, splits=1, stays=0)
     want = gradients(pw.pointwise_conv, problem.placed(), problem.options)
     for gate in (0, 1):
-        force(tile=tile, splits=1, gate=gate, one_pass=0, stays=1)
+        force(tile=tile, splits=1, gate=gate, stays=1)
         problem.check()
         for name, value in gradients(pw.pointwise_conv, problem.placed(), problem.options).items():
             assert_bitwise_equal(value, want[name], name)
@@ -54,29 +54,8 @@ def test_every_tile_makes_dz(tile: int, force) -> None:
     for dtype, layout in (("float32", "contiguous"), ("bfloat16", "channels_last")):
         problem = replace(BASE, channels=(100,), size=(6, 9), dtype=dtype, layout=layout, device="cuda")
         for splits in (1, 3):
-            force(tile=tile, splits=splits, gate=1, one_pass=0)
+            force(tile=tile, splits=splits, gate=1)
             problem.check()
-
-
-@pytest.mark.parametrize("case", ONE_PASS)
-def test_one_pass(case: str, force) -> None:
-    force(one_pass=1)
-    problem = replace(ONE_PASS[case], device="cuda")
-    problem.check()
-    assert "backward_mma" in kernels(problem)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_one_pass_as_the_two_products(layout: str, force) -> None:
-    """Sums of small integers are exact, so that the ways must agree to the bit."""
-    problem = replace(BASE, dtype="bfloat16", layout=layout, size=(56, 56), integers=True, device="cuda")
-    t = problem.placed()
-    force(gate=1, one_pass=0)
-    want = gradients(pw.pointwise_conv, t, problem.options)
-    force(one_pass=1)
-    for _ in range(3):
-        for name, value in gradients(pw.pointwise_conv, t, problem.options).items():
-            assert_bitwise_equal(value, want[name], name)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
