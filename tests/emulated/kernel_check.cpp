@@ -196,7 +196,7 @@ int main(int count, char** arguments) {
       {"lean", check_lean},
       {"narrow", check_narrow},
       {"groups", [](emulate::Schedule s) { return check_groups(s, 72, 88, 96, 1) && check_groups(s, 35, 49, 300, 2); }},
-      {"images", [](emulate::Schedule s) { return check_images(s, 3) && check_images(s, 37, 800); }},
+      {"images", [](emulate::Schedule s) { return check_images(s, 3) && check_images(s, 38, 800); }},
       {"odd images", [](emulate::Schedule s) { return check_images(s, 3, 49) && check_images(s, 2, 196); }},
       {"grad", [](emulate::Schedule s) { return check_activation_grad(200, 40, {8, 3}, s); }}};
   const std::string wanted = count > 1 ? arguments[1] : "";

@@ -172,7 +172,7 @@ bool check_activation_grad(int64_t pixels, int64_t channels, const Tuning& tunin
 }
 
 // Images of several channels one after another: pixels have two dimensions, along n (forward) and along k (dW), whose
-// sum is split, into 37 shares so that warps share them out.
+// sum is split, into 38 shares so that warps share them out.
 bool check_images(emulate::Schedule schedule, int64_t shares, int64_t size = 392) {
   const int64_t images = 3, in = 40, out = 72;
   const auto image = [size](int64_t channels, bool fill) {

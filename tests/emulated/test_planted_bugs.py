@@ -50,8 +50,6 @@ OTHERS = {
     "lean_store_beyond_the_end": ("lean_output.cuh", "if (y < rows) run.store", "if (y <= rows) run.store"),
     "lean_finish_beyond_the_end": ("lean_output.cuh", "m + y < l.m.count;", "m + y <= l.m.count;"),
     "lean_rows_not_there": ("lean_output.cuh", "sync_warp();  // the rows are there", "// the rows are there"),
-    "lean_residual_not_there": ("lean_output.cuh", "sync_warp();  // the residual is there", "// the residual is"),
-    "lean_residual_overwritten": ("lean_output.cuh", "sync_warp();  // the residual has", "// the residual has"),
     "lean_parts_in_one_place": ("lean_output.cuh", "slab + i % 2 * 1024", "slab"),
     "lean_part_not_there": ("lean_output.cuh", "sync_warp();  // the part's rows are", "// the part's rows are"),
     "lean_part_overwritten": ("lean_output.cuh", "sync_warp();  // the part's rows have", "// the part's rows have"),
