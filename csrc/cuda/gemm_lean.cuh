@@ -1,9 +1,13 @@
-// gemm_mma without what few products need: every operand is read and written 16 bytes at a time, at offsets that fit 32
-// bits (is_lean() in plan.h). What it computes, the tiles and the order of sums are the same, but for the bias, which
-// the sums begin with.
+// C = activation(A B + bias + residual) on the tensor cores: fp16, bf16 and float32, at offsets that fit 32 bits
+// (is_lean() in plan.h).
 //
-// Where gemm_mma looks offsets up, a thread keeps those of its vectors, the same for all steps of a tile: a step moves
-// the operands' bases.
+// A block computes a tile of C in steps of 128 bytes of each row, which pass through two stages of shared memory: the
+// next step, of the next tile too, is copied while one is multiplied. Each operand keeps the direction in which it is
+// contiguous in memory; no layout is ever converted. Where all is read 16 bytes at a time (kWide), a thread keeps one
+// offset for its vectors, and a step moves the operands' bases; elsewhere each vector has an offset of its own.
+//
+// Where the plan says so, W's tile of every step stays in shared memory: blocks go on to other pixels with the same
+// channels. dZ takes the place of dY, by its mask, before a stage is multiplied.
 #pragma once
 #include "lean_output.cuh"
 #include "mma_multiply.cuh"

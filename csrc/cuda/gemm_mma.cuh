@@ -1,4 +1,5 @@
-// C = activation(A B + bias + residual) on the tensor cores: fp16, bf16 and float32, any strides and alignment.
+// C = activation(A B + bias + residual) on the tensor cores: fp16, bf16 and float32, any strides and alignment. What
+// gemm_lean does not compute: more than 2^31 elements, four dimensions, a bias or a W that lies as in no layout.
 //
 // A block computes a tile of C in steps of kDepth values of k, which pass through kStages stages of shared memory: the
 // copies of the next two steps are under way while one is multiplied. Each operand keeps the direction in which it is

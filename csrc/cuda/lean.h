@@ -65,18 +65,21 @@ struct LeanLaunch {
   uint32_t* mask = nullptr;  // of C, in rows of
   uint32_t mask_pitch = 0;   // words
   bool simple = false;  // a residual and a ReLU at most are left to do at the end, in rows that lie at one distance
-  bool gated = false, gate_on_a = true;  // dY, whose gradient passes by a mask
+
+  bool gated = false, gate_on_a = true;  // whether A, or B, is dY, which becomes dZ
   Activation gate;
   const uint32_t* gate_mask = nullptr;  // in rows of
   uint32_t gate_pitch = 0;              // words
   void* row_sums = nullptr;
+
   float* partials = nullptr;  // where the sum over k has shares, in rows of
-  uint32_t columns = 0;       // these
+  uint32_t columns = 0;       // so many
   uint32_t work = 0;          // tiles of all shares and groups
   Divider tiles, other;       // of the side whose tiles follow one another, and of the other one
   Divider shares;             // of a group
-  bool n_first = true;        // that side
-  bool a_stays = false, b_stays = false;
+  bool n_first = true;        // whether that side is N
+
+  bool a_stays = false, b_stays = false;  // in shared memory
   LeanPlace a, b;
   int a_bytes = 16, b_bytes = 16, c_bytes = 16;  // read and written at a time, C's as the residual's and z's
   int steps = 0, steps_per_split = 0;

@@ -61,8 +61,6 @@ struct LeanOffsets {
   const LeanAxis& axis;
   LeanSteps steps;
   uint32_t first;
-  PW_DEVICE LeanOffsets(const LeanAxis& axis, const LeanSteps& steps, uint32_t first)
-      : axis(axis), steps(steps), first(first) {}
   PW_DEVICE int64_t operator[](int i) const {
     return first + i < axis.count ? int64_t(axis.offset(steps, first + i)) : kOutside;
   }
@@ -123,7 +121,8 @@ struct LeanStream {
     if (nested()) {
       const uint32_t at = k + a.inner(), image = s.k.inner.divide(at);
       inner = at - image * s.k.inner.divisor;
-      a.offset += inner - a.inner() + image * s.a.col.outer, b.offset += inner - a.inner() + image * s.b.row.outer;
+      a.offset += inner - a.inner() + image * s.a.col.outer;
+      b.offset += inner - b.inner() + image * s.b.row.outer;
     } else {
       base_a += uint32_t(k) * step_a, base_b += uint32_t(k) * step_b;
     }
@@ -157,7 +156,7 @@ struct LeanStream {
         if (!l.a_stays || first) a.start(base_a, l.m, s.a.row, step_a, left, behind_a);
         if (!l.b_stays || first) b.start(base_b, l.n, s.b.col, step_b, left, behind_b);
       } else {
-        const int k0 = int(s.k.count) - left;
+        const uint32_t k0 = s.k.count - left;
         const LeanWork w = l.find(index, Traits::kTileM, Traits::kTileN);
         if (!l.a_stays || first)
           copy_operand<kThreads>(l.a_bytes, base_a, LeanOffsets{l.m, s.a.row, w.m0}, LeanOffsets{s.k, s.a.col, k0},
@@ -192,8 +191,8 @@ struct LeanStream {
     inner += kDepth;
     const bool ends = inner >= size;
     if (ends) inner -= size;
-    a.offset += kDepth + (ends ? int(s.a.col.outer) - size : 0),
-        b.offset += kDepth + (ends ? int(s.b.row.outer) - size : 0);
+    a.offset += kDepth + (ends ? int(s.a.col.outer) - size : 0);
+    b.offset += kDepth + (ends ? int(s.b.row.outer) - size : 0);
   }
 };
 
