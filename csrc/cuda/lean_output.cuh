@@ -118,7 +118,10 @@ struct LeanWriter {
 #pragma unroll
       for (int j = 0; j < kBlocksN; j += 2) {
         uint32_t pairs[4] = {};
-        if (residual) load_matrices<false>(pairs, piece(part, lane() % 16, j + lane() / 16));
+        if (residual) {
+          load_matrices<false>(pairs, piece(part, lane() % 16, j + lane() / 16));
+          sync_warp();  // the residual has been read, where lanes write other rows than they read
+        }
 #pragma unroll
         for (int p = 0; p < 4; ++p) {
           float low = sum[i][j + p / 2][p % 2 * 2], high = sum[i][j + p / 2][p % 2 * 2 + 1];
