@@ -60,13 +60,14 @@ struct GemmLean {
       const uint32_t behind_a = stage * l.a.by_stage + step * l.a.by_step;
       const uint32_t behind_b = stage * l.b.by_stage + step * l.b.by_step;
       if (adds) rows += add_row<kThreads>(*shared_at<TileA>(l.a.first + behind_a));
+      const int depth = step + 1 == steps ? l.last_depth : Traits::kDepth;
       const T* const a = shared_at<T>(from_a + behind_a);
       const T* const b = shared_at<T>(from_b + behind_b);
       if constexpr (Multiply::kPromotes) {
-        multiply_tiles<Traits>(a, b, part);
+        multiply_tiles<Traits>(a, b, part, depth);
         if (step % kPromoteSteps == kPromoteSteps - 1 || step + 1 == steps) move_sums<Traits>(part, sum);
       } else {
-        multiply_tiles<Traits>(a, b, sum);
+        multiply_tiles<Traits>(a, b, sum, depth);
       }
       if (++step < steps) continue;
       writer.finish(l.find(index, Traits::kTileM, Traits::kTileN), sum, rows);

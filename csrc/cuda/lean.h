@@ -83,6 +83,7 @@ struct LeanLaunch {
   LeanPlace a, b;
   int a_bytes = 16, b_bytes = 16, c_bytes = 16;  // read and written at a time, C's as the residual's and z's
   int steps = 0, steps_per_split = 0;
+  int last_depth = 0;  // of the values of k of a tile's last step those that may differ from 0
 
   PW_HD LeanWork find(uint32_t index, uint32_t tile_m, uint32_t tile_n) const {
     uint32_t j = tiles.divide(index), split = 0, group = 0;
@@ -145,6 +146,8 @@ inline LeanLaunch lean_launch(const Gemm& g, const GemmPlan& p, const GroupSteps
   l.tiles = Divider(uint32_t(l.n_first ? p.tiles_n : p.tiles_m));
   l.other = Divider(uint32_t(l.n_first ? p.tiles_m : p.tiles_n));
   l.a_stays = p.weight_stays() && g.pixels == Pixels::on_n, l.b_stays = p.weight_stays() && g.pixels == Pixels::on_m;
+  const int64_t rest = g.segments == 1 && p.splits == 1 ? g.segment[0].k.count() % p.tile_k : 0;
+  l.last_depth = rest ? int(rest) : p.tile_k;
   l.shares = Divider(uint32_t(p.splits)), l.steps = int(p.steps), l.steps_per_split = int(p.steps_per_split);
   return l;
 }

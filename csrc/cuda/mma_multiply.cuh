@@ -18,10 +18,10 @@ PW_DEVICE int first_of_b() {
   return TileB::offset(warp * Traits::kWarpN, 0) + Traits::Multiply::template lane_of_b<TileB>();
 }
 
-// sum += A B over the values of k of a step, a and b the thread's first elements of the tiles
+// sum += A B over the first `depth` values of k of a step, a and b the thread's first elements of the tiles
 template <class Traits>
 PW_DEVICE void multiply_tiles(const typename Traits::T* a_from, const typename Traits::T* b_from,
-                              typename Traits::Sums& sum) {
+                              typename Traits::Sums& sum, int depth = Traits::TileA::kDepth) {
   using Multiply = typename Traits::Multiply;
   using TileA = typename Traits::TileA;
   using TileB = typename Traits::TileB;
@@ -29,6 +29,7 @@ PW_DEVICE void multiply_tiles(const typename Traits::T* a_from, const typename T
   // The largest tile's sums leave no registers for the operands of two products at once.
 #pragma unroll(Multiply::kPromotes || kBlocksM == 4 ? 1 : kDepth / Multiply::kDepth)
   for (int k = 0; k < kDepth; k += Multiply::kDepth) {
+    if (k >= depth) break;
     typename Multiply::A a[kBlocksM];
 #pragma unroll
     for (int i = 0; i < kBlocksM; ++i) Multiply::template load<TileA>(a_from + TileA::offset(i * 16, k), a[i]);

@@ -63,6 +63,7 @@ OTHERS = {
         "plain().a[stage], Shared::masked().mask[stage]",
         "plain().a[stage], Shared::masked().mask[0]",
     ),
+    "lean_values_of_the_last_step": ("lean.h", "rest ? int(rest)", "rest ? 1"),
     "lean_lost_sums": ("gemm_lean.cuh", " || step + 1 == steps", ""),
     "lean_nested_dimensions": ("lean.h", "in_row + row * steps.outer;", "in_row + row * steps.inner;"),
     "lean_division": ("lean.h", "+ by - 1) / by", ") / by"),
