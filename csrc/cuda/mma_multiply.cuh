@@ -26,8 +26,8 @@ PW_DEVICE void multiply_tiles(const typename Traits::T* a_from, const typename T
   using TileA = typename Traits::TileA;
   using TileB = typename Traits::TileB;
   constexpr int kDepth = TileA::kDepth, kBlocksM = Traits::kBlocksM;
-  // The largest tile's sums leave no registers for the operands of two products at once.
-#pragma unroll(Multiply::kPromotes || kBlocksM == 4 ? 1 : kDepth / Multiply::kDepth)
+  // The largest tile's sums leave no registers for the operands of two products at once, those of others for four.
+#pragma unroll(Multiply::kPromotes || kBlocksM == 4 ? 1 : 2)
   for (int k = 0; k < kDepth; k += Multiply::kDepth) {
     if (k >= depth) break;
     typename Multiply::A a[kBlocksM];
