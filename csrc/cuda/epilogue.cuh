@@ -12,6 +12,12 @@ struct OutputPlace {
   int64_t c, z, residual;
 };
 
+// A matrix of one group, so many bytes behind that of the group before.
+template <class T>
+PW_DEVICE T* of_group(void* data, int64_t step, int64_t group) {
+  return reinterpret_cast<T*>(static_cast<char*>(data) + step * group);
+}
+
 // The matrices of one group, in their storage type.
 template <class T>
 struct Operands {
@@ -25,7 +31,7 @@ struct Operands {
         bias(moved(const_cast<void*>(g.bias), steps.bias, group)) {}
 
   PW_DEVICE static T* moved(void* data, int64_t step, int64_t group) {
-    return data ? reinterpret_cast<T*>(static_cast<char*>(data) + group * step) : nullptr;
+    return data ? of_group<T>(data, step, group) : nullptr;
   }
 };
 

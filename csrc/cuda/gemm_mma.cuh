@@ -124,7 +124,7 @@ struct GemmMma {
 };
 
 template <class Traits>
-PW_KERNEL(Traits::kThreads, Traits::kMmaBlocks)
+PW_KERNEL(Traits::kThreads, Traits::kBlocks)
 gemm_mma(PW_PARAMETER Gemm g, PW_PARAMETER GemmLaunch launch) {
   using Kernel = GemmMma<Traits>;
   Kernel kernel{g, launch, shared_memory<typename Kernel::Shared>()};

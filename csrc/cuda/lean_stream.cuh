@@ -66,11 +66,6 @@ struct LeanOffsets {
   }
 };
 
-template <class T>
-PW_DEVICE T* of_group(void* data, int64_t step, int group) {
-  return reinterpret_cast<T*>(static_cast<char*>(data) + step * group);
-}
-
 template <class Traits>
 struct LeanStream {
   using T = typename Traits::T;

@@ -20,13 +20,6 @@ struct MmaTraits {
   using TileB = OperandTile<T, kTileN, B_ALONG_K>;
   // Of a multiprocessor. The sums of the largest tile take half of the registers, those of STRICT twice as many.
   static constexpr int kBlocks = kThreads == 256 ? 2 : STRICT ? 3 : 4;
-  // Of gemm_mma. For sm_120 ptxas keeps more alive: with 128 registers, the small tile of forward in NCHW spills seven.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
-  static constexpr bool kSpills = sizeof(T) == 2 && A_ALONG_K && !B_ALONG_K && WARPS_M == 1;
-#else
-  static constexpr bool kSpills = false;
-#endif
-  static constexpr int kMmaBlocks = kSpills ? kBlocks - 1 : kBlocks;
 };
 
 // gemm_lean's have twice the channels in a step, of which a thread keeps track, and one stage less.

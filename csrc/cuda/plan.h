@@ -123,8 +123,9 @@ inline int gate_side(const Gemm& g, const Tile& tile) {
   return !g.gate.present() ? 0 : g.gate_on_a() ? tile.m : tile.n;
 }
 
-// Bytes that a gate reads beside each element of dY.
-inline double mask_bytes(const Gate& gate) { return gate.present() ? 0.125 : 0; }
+// Bytes of a mask for each element, and those that a gate reads beside each element of dY.
+constexpr double kMaskBytes = 1.0 / 8;
+inline double mask_bytes(const Gate& gate) { return gate.present() ? kMaskBytes : 0; }
 
 // Shared memory of a block of gemm_lean, at most: stages and `weight_steps` tiles of W; or of gemm_mma.
 inline int64_t shared_bytes(const Gemm& g, bool lean, const Tile& tile, int64_t weight_steps = 0) {
@@ -153,10 +154,10 @@ inline GemmPlan fitted(GemmPlan p, const Gemm& g, int64_t block_bytes) {
   return p;
 }
 
-// The same sums by at most so many blocks: in gemm_lean W stays where their number is a multiple of its tiles.
+// The same sums by at most so many blocks: W stays where their number is a multiple of its tiles.
 inline GemmPlan limited(GemmPlan p, const Gemm& g, int64_t max_blocks) {
   const int64_t tiles = g.pixels == Pixels::on_m ? p.tiles_n : p.tiles_m;
-  if (p.lean && p.weight_stays()) p.weight_blocks = std::min(p.weight_blocks, max_blocks) / tiles * tiles;
+  if (p.weight_stays()) p.weight_blocks = std::min(p.weight_blocks, max_blocks) / tiles * tiles;
   return p;
 }
 
@@ -183,7 +184,7 @@ inline Traffic traffic(const Gemm& g, const GemmPlan& p) {
   const double m = double(g.m.count()), n = double(g.n.count()), k = double(p.steps * p.tile_k);
   const double bytes = double(element_bytes(g.dtype)), groups = double(p.groups);
   const double results =
-      m * n * ((1 + (g.z.data != nullptr) + (g.residual.data != nullptr)) * bytes + (g.mask.words ? 0.125 : 0));
+      m * n * ((1 + (g.z.data != nullptr) + (g.residual.data != nullptr)) * bytes + (g.mask.words ? kMaskBytes : 0));
   const double saved = (g.gate_on_a() ? m : n) * mask_bytes(g.gate);
   const double saved_tile = gate_side(g, {p.tile_m, p.tile_n, 0}) * mask_bytes(g.gate);
   const double tiles = groups * double(p.tiles_m) * double(p.tiles_n);

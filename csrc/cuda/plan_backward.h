@@ -24,10 +24,8 @@ inline bool writes_dz(const ActivationGrad& a) { return a.activation.kind != Act
 
 inline double memory_bytes(const ActivationGrad& a) {
   const double element = double(element_bytes(a.dtype));
-  const double saved = a.mask.words   ? 0.125
-                       : a.saved.data ? element
-                                      : 0,
-               each = element * (writes_dz(a) ? 2 : 1) + saved;
+  const double saved = a.mask.words ? kMaskBytes : a.saved.data ? element : 0;
+  const double each = element * (writes_dz(a) ? 2 : 1) + saved;
   return each * double(a.pixels.count()) * double(a.channels);
 }
 
