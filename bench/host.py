@@ -14,8 +14,9 @@ from bench.peers import EAGER, OURS
 from bench.results import Row
 
 MODES = ("inference", "training forward")
-FUNCTION, MODULE = "function", "module"
-FORMS = {FUNCTION: OURS, MODULE: OURS, "nn.Sequential": EAGER}  # how it is called -> who
+FUNCTION = "function"
+# how it is called -> who
+FORMS = {FUNCTION: OURS, "module": OURS, "nn.Sequential": EAGER, "module, 4 + 4": OURS, "nn.Sequential of cat": EAGER}
 
 
 def _calls(dtype: torch.dtype, device: str) -> dict[str, Callable[[], Tensor]]:
@@ -23,12 +24,19 @@ def _calls(dtype: torch.dtype, device: str) -> dict[str, Callable[[], Tensor]]:
     eager = nn.Sequential(nn.Conv2d(8, 8, 1, dtype=dtype, device=device), nn.ReLU(inplace=True))
     module = pw.PointwiseConv2d(8, 8, activation="relu", dtype=dtype, device=device)
     function, weight, bias = pw.pointwise_conv, module.weight, module.bias
-    calls = (lambda: function(x, weight, bias, activation="relu"), lambda: module(x), lambda: eager(x))
+    halves = x.split(4, 1)
+    calls = (
+        lambda: function(x, weight, bias, activation="relu"),
+        lambda: module(x),
+        lambda: eager(x),
+        lambda: module(*halves),
+        lambda: eager(torch.cat(halves, 1)),
+    )
     return dict(zip(FORMS, calls, strict=True))
 
 
 def host_rows(dtype: str, device: str, effort: Effort) -> list[Row]:
-    """Function, module and nn.Conv2d + ReLU, in inference and in the forward pass of training."""
+    """Function, module and nn.Conv2d + ReLU, of one and two inputs, in inference and in the forward pass of training."""
     rows = []
     threads = torch.get_num_threads() if device == "cpu" else 0
     for mode in MODES:

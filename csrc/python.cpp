@@ -8,6 +8,7 @@
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/extension.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -37,32 +38,64 @@ bool is_watched() {
          torch::autograd::ForwardADLevel::try_get_by_idx(0);
 }
 
+// A list's or tuple's entries, or the object itself as one.
+c10::ArrayRef<PyObject*> entries(PyObject* const& object) {
+  if (!PyList_CheckExact(object) && !PyTuple_CheckExact(object)) return object;
+  return {PySequence_Fast_ITEMS(object), static_cast<size_t>(PySequence_Fast_GET_SIZE(object))};
+}
+
+bool read(PyObject* object, int64_t least, int64_t& value) {
+  int overflow = 0;
+  if (!PyLong_CheckExact(object)) return false;
+  value = PyLong_AsLongLongAndOverflow(object, &overflow);
+  return !overflow && value >= least;
+}
+
+// One integer, or one for each of the `spatial` dimensions.
+using Ints = c10::SmallVector<int64_t, 3>;
+bool read(PyObject* object, int64_t least, int64_t spatial, Ints& values) {
+  const auto all = entries(object);
+  if (all.size() != 1 && int64_t(all.size()) != spatial) return false;
+  values.resize(all.size());
+  for (size_t i = 0; i < all.size(); ++i)
+    if (!read(all[i], least, values[i])) return false;
+  return true;
+}
+
+// One tensor, or 1 to kSources.
+using Inputs = c10::SmallVector<at::Tensor, pw::kSources>;
+bool read(PyObject* object, Inputs& inputs) {
+  const auto all = entries(object);
+  if (all.empty() || all.size() > pw::kSources || !std::all_of(all.begin(), all.end(), THPVariable_CheckExact))
+    return false;
+  for (PyObject* t : all) inputs.push_back(tensor(t));
+  return true;
+}
+
 // conv(input, weight, bias, stride, padding, dilation, groups, activation, parsed, residual): pointwise_conv's common
-// case, one plain input and plain integers, through the dispatcher, but without Python's and torch.ops' reading of
-// arguments, 3 us of 5. `parsed` maps activations to (name, alpha, beta). Returns NotImplemented for all others and
-// for what is wrong, before anything is done: the caller knows more.
+// case, plain tensors and integers, through the dispatcher, but without Python's and torch.ops' reading of arguments,
+// 3 us of 5, and 4 of 6 for two inputs. `parsed` maps activations to (name, alpha, beta). Returns NotImplemented for
+// all others and for what is wrong, before anything is done: the caller knows more.
 PyObject* conv(PyObject*, PyObject* const* args, Py_ssize_t count) {
   HANDLE_TH_ERRORS
   TORCH_CHECK(count == 10, "_C.conv takes 10 arguments, got ", count);
   enum { input, weight, bias, stride, padding, dilation, groups, activation, parsed, residual };
-  for (int i : {input, weight})
-    if (!THPVariable_CheckExact(args[i])) Py_RETURN_NOTIMPLEMENTED;
+  if (!THPVariable_CheckExact(args[weight])) Py_RETURN_NOTIMPLEMENTED;
   for (int i : {bias, residual})
     if (args[i] != Py_None && !THPVariable_CheckExact(args[i])) Py_RETURN_NOTIMPLEMENTED;
-  int64_t number[groups + 1];
-  for (int i : {stride, padding, dilation, groups}) {
-    int overflow = 0;
-    if (!PyLong_CheckExact(args[i])) Py_RETURN_NOTIMPLEMENTED;
-    number[i] = PyLong_AsLongLongAndOverflow(args[i], &overflow);
-    if (overflow || number[i] < (i == padding ? 0 : 1)) Py_RETURN_NOTIMPLEMENTED;
-  }
+  const at::Tensor& w = tensor(args[weight]);
+  Ints strides, paddings, dilations;
+  int64_t group_count;
+  if (!read(args[stride], 1, w.dim() - 2, strides) || !read(args[padding], 0, w.dim() - 2, paddings) ||
+      !read(args[dilation], 1, w.dim() - 2, dilations) || !read(args[groups], 1, group_count))
+    Py_RETURN_NOTIMPLEMENTED;
   PyObject* const known = PyDict_GetItemWithError(args[parsed], args[activation]);
   if (!known) {
     PyErr_Clear();  // unhashable
     Py_RETURN_NOTIMPLEMENTED;
   }
-  if (number[dilation] != 1 || !has_kernels(tensor(args[weight])) || is_watched()) Py_RETURN_NOTIMPLEMENTED;
-  switch (tensor(args[weight]).scalar_type()) {
+  if (!has_kernels(w) || is_watched()) Py_RETURN_NOTIMPLEMENTED;
+  switch (w.scalar_type()) {
     case at::kFloat:
     case at::kDouble:
     case at::kHalf:
@@ -71,6 +104,8 @@ PyObject* conv(PyObject*, PyObject* const* args, Py_ssize_t count) {
     default:
       Py_RETURN_NOTIMPLEMENTED;
   }
+  Inputs inputs;
+  if (!read(args[input], inputs)) Py_RETURN_NOTIMPLEMENTED;
   Py_ssize_t length = 0;
   const char* const name = PyUnicode_AsUTF8AndSize(PyTuple_GetItem(known, 0), &length);
   const double alpha = PyFloat_AsDouble(PyTuple_GetItem(known, 1)), beta = PyFloat_AsDouble(PyTuple_GetItem(known, 2));
@@ -79,8 +114,7 @@ PyObject* conv(PyObject*, PyObject* const* args, Py_ssize_t count) {
   at::Tensor y;
   {
     pybind11::gil_scoped_release no_gil;
-    y = pw::call_conv(tensor(args[input]), tensor(args[weight]), b, r, number[stride], number[padding], number[groups],
-                      c10::string_view(name, length), alpha, beta);
+    y = pw::call_conv(inputs, w, b, r, strides, paddings, group_count, c10::string_view(name, length), alpha, beta);
   }
   return THPVariable_Wrap(std::move(y));
   END_HANDLE_TH_ERRORS

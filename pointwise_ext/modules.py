@@ -86,9 +86,9 @@ class _PointwiseConv:
             input,
             weight,
             bias,
-            _one_if_equal(self.stride),
-            _one_if_equal(padding),
-            _one_if_equal(self.dilation),
+            self.stride,
+            padding,
+            self.dilation,
             self.groups,
             activation=self.activation,
             residual=residual,
@@ -113,11 +113,6 @@ def _check_kernel_size(cls: type[_PointwiseConv], kernel_size: int | tuple[int, 
             f"{cls.__name__}: kernel_size is {kernel_size!r}, expected 1; use torch.nn.{cls._conv.__name__} for larger "
             "kernels"
         )
-
-
-def _one_if_equal(values: Any) -> Any:
-    """(1, 1) as 1, which pointwise_conv reads fastest; anything else as it is."""
-    return values[0] if values.__class__ is tuple and values.count(values[0]) == len(values) else values
 
 
 _DOC = """nn.Conv{d}d with kernel size 1, fused with what surrounds it.

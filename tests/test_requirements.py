@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 
 import pointwise_ext as pw
+from pointwise_ext import _ops, reference
+from pointwise_ext.activations import PARSED
 
+X = torch.randn(2, 8, 4, 5)
 ROOT = Path(__file__).resolve().parents[1]
 
 # (issue, what was asked, file: words in it that answer; "def test_..." for a test, which pytest runs where it stands)
@@ -156,6 +159,40 @@ def test_pytorch_176592_host_time(kernels) -> None:
         ours = seconds(lambda: pw.pointwise_conv(x, w, b, activation="relu"))
         theirs = seconds(lambda: F.relu(F.conv2d(x, w, b)))
     assert ours < theirs
+
+
+PLAIN = {
+    "a tensor": {},
+    "a list": {"input": [X[:, :5], X[:, 5:]]},
+    "a tuple": {"input": (X,)},
+    "eight": {"input": [X[:, i : i + 1] for i in range(8)]},
+    "numbers of each dimension": {"stride": (2, 1), "padding": (0, 1), "dilation": (1, 1)},
+    "one number of all dimensions": {"stride": (2,), "dilation": [3]},
+}
+NOT_PLAIN = {
+    "no tensors": {"input": []},
+    "nine": {"input": [X] * 9},
+    "not a tensor among them": {"input": [X, None]},
+    "a subclass": {"input": [X, X.as_subclass(type("Tagged", (torch.Tensor,), {}))]},
+    "three numbers for two dimensions": {"stride": (1, 1, 1)},
+    "a truth value": {"padding": (0, False)},
+    "too small": {"dilation": (1, 0)},
+    "a word": {"padding": "same"},
+}
+
+
+@pytest.mark.parametrize("case", PLAIN | NOT_PLAIN)
+def test_pytorch_176592_what_is_called_directly(case: str, kernels) -> None:
+    """Python and torch.ops take 3 to 4 us to read arguments: plain ones go to C++ as they are, others do not."""
+    changed = (PLAIN | NOT_PLAIN)[case]
+    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "activation": "relu"} | changed
+    x, w, b = options.pop("input", X), torch.randn(6, 8, 1, 1), torch.randn(6)
+    activation = options.pop("activation")
+    y = _ops.eager_conv(x, w, b, *options.values(), activation, PARSED, None)
+    assert (y is NotImplemented) == (case in NOT_PLAIN)
+    if case in PLAIN:
+        want = reference.pointwise_conv(x, w, b, **options, activation=activation)
+        torch.testing.assert_close(y, want)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
