@@ -36,7 +36,7 @@ def _calls(dtype: torch.dtype, device: str) -> dict[str, Callable[[], Tensor]]:
 
 
 def host_rows(dtype: str, device: str, effort: Effort) -> list[Row]:
-    """Function, module and nn.Conv2d + ReLU, of one and two inputs, in inference and in the forward pass of training."""
+    """Function, module and nn.Conv2d + ReLU, one and two inputs, in inference and in the forward pass of training."""
     rows = []
     threads = torch.get_num_threads() if device == "cpu" else 0
     for mode in MODES:
