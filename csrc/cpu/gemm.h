@@ -110,8 +110,9 @@ class Runner {
     int64_t position = part.begin;
     while (segment < g.segments && position >= g.segment[segment].k.count()) position -= g.segment[segment++].k.count();
     for (int64_t left = part.size(); left > 0;) {
-      const int64_t chunk = std::min(cpu::chunk_of(part.size()), left);
-      operands_.take(g, segment, position, chunk, chunk);
+      const int64_t wanted = kInChunks ? cpu::kReduceChunkTiles : cpu::kReduceChunk;
+      const int64_t chunk = std::min(cpu::chunk_of(part.size(), wanted), left);
+      operands_.take(g, segment, position, kInChunks ? chunk : kLongestSum, chunk);
       operands_.forget_a(), operands_.forget_b();
       sweep(g, blocks, panels, sums, step, job_.add || left != part.size());
       left -= operands_.values();

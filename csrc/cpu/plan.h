@@ -29,9 +29,12 @@ constexpr int64_t kCacheBytes = 256 << 10;
 constexpr int64_t kNearWeights = 1 << 20;  // bytes of W that stay in that cache of 2 MB
 // Beyond, a tile's start and end are below 2 %, and many rows that are 4 KB apart would share a set of the cache.
 constexpr int64_t kFewChannels = 256;
-constexpr int kLineBytes = 64;              // of a cache line
-constexpr int64_t kReduceStep = 32;         // pixels: a whole vector of bf16 pairs
-constexpr int64_t kReduceChunk = 256;       // of dW: long enough to amortise the accumulators' traffic
+constexpr int kLineBytes = 64;       // of a cache line
+constexpr int64_t kReduceStep = 32;  // pixels: a whole vector of bf16 pairs
+// Pixels of dW that are added up in registers before they join its sums, which may lie in the last cache: 768, not 256,
+// 1.13 times as fast on two threads, 1.02 on one. Tile registers want B in the first-level cache.
+constexpr int64_t kReduceChunk = 768, kReduceChunkTiles = 256;
+constexpr int64_t kSplitPixels = 256;       // of dW, at least, for each of the parts that its pixels are split into
 constexpr int64_t kPanelBytes = 32 << 10;   // of B that all of a group's tiles take from the first-level cache
 constexpr int64_t kLongestPiece = 1024;     // beyond, nothing is gained
 constexpr int64_t kFewBlocks = 4;           // that read B too seldom to keep it near
@@ -97,8 +100,8 @@ struct Plan {
 };
 
 // Pixels of each of the nearly equal chunks a sum over `size` of them is done in.
-inline int64_t chunk_of(int64_t size) {
-  const int64_t chunks = std::max<int64_t>(1, size / kReduceChunk), steps = ceil_div(size, kReduceStep);
+inline int64_t chunk_of(int64_t size, int64_t wanted) {
+  const int64_t chunks = std::max<int64_t>(1, size / wanted), steps = ceil_div(size, kReduceStep);
   return ceil_div(steps, chunks) * kReduceStep;
 }
 
@@ -225,7 +228,7 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       // The split over pixels decides the order of summation, so it depends on the shape alone, not on the threads.
       if (forced.split == 1 && k > 0) p.k_parts = std::min<int64_t>(8, ceil_div(k, kReduceStep));
       if (forced.split == -1 && p.m * p.n <= kSplitElements)
-        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kReduceChunk))
+        while (p.k_parts < 8 && 2 * p.k_parts <= std::min(int64_t(flops / kGrainFlops), k / kSplitPixels))
           p.k_parts *= 2;
       p.at_once = forced.at_once != 0 && p.k_parts == 1 && k <= kReduceAtOnce &&
                   g.segment[0].k.count() / g.segment[0].k.size[kRank - 1] <= 8;
