@@ -124,7 +124,7 @@ class Runner {
     operands_.choose(g, blocks);
     if (g.pixels == Pixels::on_k) operands_.pack_pixels(g, blocks, panels);
     if (!sums) prepare_blocks(g);
-    const bool even = !sums && operands_.regular() && c_.regular() && residual_.regular() && z_.regular();
+    const bool even = sums ? !kInChunks : c_.regular() && residual_.regular() && z_.regular();
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       if (const int64_t done = sums ? 0 : panels_beside(g, blocks, panel, panels)) {
         panel += done - 1;
@@ -145,7 +145,7 @@ class Runner {
           for (int64_t block = some.begin, tiles = 1; block < some.end; block += tiles) {
             const Range rows = plan_.rows_of(block);
             operands_.a_strips(g, block, blocks, strips);
-            if (even) tiles = plan_.blocks_alike(block, some.end);
+            if (even) tiles = plan_.blocks_alike(block, operands_.end_of_tiles(block, {blocks.begin, some.end}));
             if (dots)
               tiles = std::min(
                   tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
@@ -156,7 +156,7 @@ class Runner {
             else
               piece_.take(strips, operands_.stretches(), piece, length, rows.begin - plan_.rows_of(some.begin).begin);
             if (sums)
-              sum_tile(rows, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
+              sum_tiles(rows, tiles, columns, sums + rows.begin * sums_step + columns.begin, sums_step, add);
             else if (piece + 1 < pieces)
               partial_tiles(g, rows, tiles, columns, vector_columns);
             else
@@ -218,9 +218,9 @@ class Runner {
     piece_.multiply(microkernel_, r, int(rows), int(columns), t);
   }
 
-  void sum_tile(Range rows, Range columns, Acc* sums, int64_t step, bool add) {
+  void sum_tiles(Range rows, int64_t tiles, Range columns, Acc* sums, int64_t step, bool add) {
     Target<D> t;
-    t.sums = sums, t.sums_step = step, t.add = add, t.ahead = ahead_;
+    t.tiles = tiles, t.sums = sums, t.sums_step = step, t.add = add, t.ahead = ahead_;
     multiply(0, rows.size(), columns.size(), t);
   }
 

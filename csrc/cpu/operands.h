@@ -86,11 +86,16 @@ class Operands {
       a_rows_[i].prepare(g.m, g.segment[stretch_[i].segment].a.row, a_direct_ ? int64_t(sizeof(T)) : 1);
   }
 
-  // Whether the rows of one block lie as those of the next.
-  bool regular() const {
-    bool all = a_direct_;
-    for (int i = 0; i < stretches_; ++i) all = all && a_rows_[i].flat();
-    return all;
+  // The end of the blocks from `block` on whose rows lie as those of the one before.
+  int64_t end_of_tiles(int64_t block, Range blocks) const {
+    if (!a_direct_) {
+      if (kInChunks) return block + 1;
+      const int64_t group = (block - blocks.begin) >> together_log2_;
+      return std::min(blocks.end, blocks.begin + ((group + 1) << together_log2_));
+    }
+    bool flat = true;
+    for (int i = 0; i < stretches_; ++i) flat = flat && a_rows_[i].flat();
+    return flat ? blocks.end : block + 1;
   }
 
   // dW in channels_last: what is packed of a chunk, pixel by pixel. A few channels of one pixel after another are lines
@@ -168,7 +173,8 @@ class Operands {
               widen_rows(p + start, a_rows_[i].table(), width, stretch_[i].k, dst + at, a_pitch_);
           }
           strips[i].a = dst + (rows.begin - packed.begin) * a_pitch_ + at, strips[i].a_row = packed_rows_;
-          strips[i].a_step = 1, strips[i].a_next = strips[i].a_ahead = 0;
+          strips[i].a_step = 1, strips[i].a_ahead = 0;
+          strips[i].a_next = rows.size() * a_pitch_ * int64_t(sizeof(Elem));
           continue;
         }
       if (!a_ready_[group]) {
@@ -176,7 +182,7 @@ class Operands {
         pack<T, D>(p + start, a_rows_[i].table(), width, stretch_[i].k, k_step, dst, width);
       }
       strips[i].a = dst + (rows.begin - packed.begin), strips[i].a_row = kPackedRows.table, strips[i].a_step = width,
-      strips[i].a_next = strips[i].a_ahead = 0;
+      strips[i].a_next = rows.size() * int64_t(sizeof(Elem)), strips[i].a_ahead = 0;
       dst += steps * width;
     }
     if (dst) a_ready_[group] = true;
