@@ -73,10 +73,12 @@ class Operands {
       a_in_rows_ = a_in_rows_ && g.segment[stretch_[i].segment].a.col.step[kRank - 1] == 1;
     if (kInChunks) a_in_rows_ = !a_direct_;
     // Short rows from far away, where reading them bounds the product: the prefetchers, which see as many at a time as
-    // a tile has rows, come too late (144 -> 24 and 256 -> 64 at 56x56 1.2 times as fast).
+    // a tile has rows, come too late (144 -> 24 and 256 -> 64 at 56x56 1.2 times as fast). Rows of
+    // one or two lines they follow by themselves: fetching those takes 1.1 times as long (32 -> 16 at 112x112).
     const int64_t row_bytes = values_ * int64_t(sizeof(T));
-    a_far_ = kInChunks || (a_direct_ && g.pixels == Pixels::on_m && g.n.count() <= values_ && row_bytes <= kShortRow &&
-                           g.m.count() * row_bytes > kFarBytes && g.segment[0].a.col.step[kRank - 1] == 1);
+    a_far_ = kInChunks ||
+             (a_direct_ && g.pixels == Pixels::on_m && g.n.count() <= values_ && row_bytes > 2 * cpu::kLineBytes &&
+              row_bytes <= kShortRow && g.m.count() * row_bytes > kFarBytes && g.segment[0].a.col.step[kRank - 1] == 1);
     if (a_in_rows_) {
       a_pitch_ = cpu::ceil_div(depth_, kApart) * kApart;
       if (a_pitch_ * int64_t(sizeof(Elem)) % kCrowded == 0) a_pitch_ += kApart;
