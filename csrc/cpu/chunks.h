@@ -9,6 +9,7 @@ namespace pw::cpu {
 constexpr int64_t kChunkBytes = 192 << 10;
 constexpr int64_t kLeastChunk = 64;            // pixels: a tile's columns in NCHW
 constexpr int64_t kChunkedBytes = 1 << 20;     // of dZ: below, it stays in the caches between passes too
+constexpr int64_t kChunkedLinear = 16 << 20;   // of dY without activation: below, a last cache holds it for dX and dW
 constexpr int64_t kChunkedWeights = 64 << 10;  // elements of dW: a quarter of that L2
 constexpr int64_t kChunkedSums = 1 << 20;      // of all parts' dW: their sum is a pass of its own
 // Fewer parts would leave many threads without work. Their number may not decide: it would change the order of sums.

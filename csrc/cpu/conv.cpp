@@ -151,6 +151,10 @@ bool chunked(const std::vector<Products>& products, const ActivationGrad& pass, 
   const int bytes = int(like.element_size());
   const int64_t weights = weights_of(gemms, count);
   if (forced.chunked == -1 && weights > kChunkedWeights) return false;
+  // Nothing is derived: chunks only have dY read once, by whoever reads it.
+  const bool linear = pass.activation.kind == Act::none;
+  const int64_t dy_bytes = pass.pixels.count() * pass.channels * bytes;
+  if (forced.chunked == -1 && linear && (count + (pass.db != nullptr) < 2 || dy_bytes < kChunkedLinear)) return false;
   const Kernels& set = count ? kernels(*gemms[0]) : kernels(pass.dtype);
   Chunked job{gemms,
               count,
