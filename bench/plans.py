@@ -1,6 +1,6 @@
 """Every plan of twelve layers on a GPU, the time measured beside the time predicted.
 
-The constants of csrc/cuda/plan.h (Model) are set from this table: they decide which plan is taken.
+The constants of csrc/cuda/model.h are set from this table: they decide which plan is taken.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the CUDA plans predict for an H200: every launch of every layer, its traffic and its time; needs no GPU.
 
-The model (csrc/cuda/plan.h) chooses tiles by these times. No GPU has confirmed them.
+The model (csrc/cuda/model.h) chooses tiles by these times. No GPU has confirmed them.
 """
 
 from __future__ import annotations
