@@ -11,7 +11,7 @@ from ..modules import _PointwiseConv
 from .graph import Rewriter, shape_of
 from .match import is_pointwise, is_script, why_not
 from .modules import replacement
-from .packed import AVAILABLE, PackedConv2d, pads_zeros
+from .packed import PackedConv2d, can_pack
 from .report import Fused, FusionReport, Left, attach
 from .source import CONTAINERS, only_calls
 from .trace import trace
@@ -23,9 +23,9 @@ def fuse(model: nn.Module, *, inplace: bool = False, pack: bool = True) -> nn.Mo
     Equivalent to ``model``: outputs and gradients agree within the dtype's tolerance. A convolution takes in a
     torch.cat of channels before it and, behind it, BatchNorm in eval mode (folded into new Parameters), an addition and
     an activation, where nothing else reads the values between. Into larger convolutions BatchNorm is folded too, and
-    on x86 CPUs they infer on packed weights (:class:`.packed.PackedConv2d`). What cannot be proven safe stays as it is;
-    :func:`fusion_report` lists it with the reason. In training mode BatchNorm stays, everything is trainable, and
-    state_dict keeps its keys, one for each Parameter that forward uses.
+    on x86 CPUs they take in a ReLU and infer on packed weights (:class:`.packed.PackedConv2d`). What cannot be proven
+    safe stays as it is; :func:`fusion_report` lists it with the reason. In training mode BatchNorm stays, everything is
+    trainable, and state_dict keeps its keys, one for each Parameter that forward uses.
 
     A model that torch.fx can trace becomes a GraphModule, which has the model's parameters under their names, but not
     its class or methods. Where forward depends on more than the graph can hold (values of tensors, train() and eval(),
@@ -43,7 +43,7 @@ def fuse(model: nn.Module, *, inplace: bool = False, pack: bool = True) -> nn.Mo
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
     report = FusionReport()
-    fast = _Fuser(report).run(model if inplace else _copy(model), "")
+    fast = _Fuser(report, pack).run(model if inplace else _copy(model), "")
     if pack:
         report.packed += _pack_larger(fast)
     attach(fast, report)
@@ -60,8 +60,8 @@ def _copy(model: nn.Module) -> nn.Module:
 def _pack_larger(model: nn.Module) -> list[str]:
     """The names of the larger nn.Conv2d in `model` that nothing else has a hand in, all of them PackedConv2d now."""
     names = []
-    for name, module in model.named_modules() if AVAILABLE else ():
-        if type(module) is nn.Conv2d and not is_pointwise(module) and why_not(module) is None and pads_zeros(module):
+    for name, module in model.named_modules():
+        if can_pack(module) and why_not(module) is None:
             module.__class__ = PackedConv2d  # as in nn.utils.parametrize: whoever holds the module keeps it
         if isinstance(module, PackedConv2d):
             names.append(name or "the model")
@@ -69,8 +69,8 @@ def _pack_larger(model: nn.Module) -> list[str]:
 
 
 class _Fuser:
-    def __init__(self, report: FusionReport) -> None:
-        self.report = report
+    def __init__(self, report: FusionReport, pack: bool) -> None:
+        self.report, self.pack = report, pack
         self.done: dict[int, tuple[nn.Module, nn.Module]] = {}  # by id: the module, kept alive, and what it became
 
     def run(self, module: nn.Module, prefix: str, note: str = "") -> nn.Module:
@@ -94,7 +94,7 @@ class _Fuser:
             self._children(module, prefix, f"{type(module).__name__} calls it and {opaque[module]}")
             return module
         self._report_uncalled(module, gm, prefix)
-        Rewriter(gm, self.report, prefix).run()
+        Rewriter(gm, self.report, prefix, self.pack).run()
         for name in sorted({str(node.target) for node in gm.graph.nodes if node.op == "call_module"}):
             inner = gm.get_submodule(name)
             if not is_pointwise(inner):
@@ -123,7 +123,7 @@ class _Fuser:
             value = graph.call_module(name, (value,))
         graph.output(value)
         gm = GraphModule(module, graph)
-        Rewriter(gm, self.report, prefix).run()
+        Rewriter(gm, self.report, prefix, self.pack).run()
         for name in module._modules:
             module._modules[name] = gm._modules.get(name) or nn.Identity()
         left = {name: child for name, child in module._modules.items() if not is_pointwise(child)}

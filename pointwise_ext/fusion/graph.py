@@ -29,6 +29,7 @@ from .match import (
 )
 from .memory import is_overwritten, is_written, storage
 from .modules import folded, replacement
+from .packed import PackedConv2d, can_pack
 from .report import Fused, FusionReport, Left
 
 
@@ -68,8 +69,8 @@ def shape_of(conv: Any) -> str:
 class Rewriter:
     """Finds and applies the chains of one graph; `prefix` goes before names in the report."""
 
-    def __init__(self, gm: GraphModule, report: FusionReport, prefix: str = "") -> None:
-        self.gm, self.report, self.prefix = gm, report, prefix
+    def __init__(self, gm: GraphModule, report: FusionReport, prefix: str = "", pack: bool = False) -> None:
+        self.gm, self.report, self.prefix, self.pack = gm, report, prefix, pack
         self.modules = dict(gm.named_modules(remove_duplicate=False))
         self.calls: dict[int, int] = {}  # of each module
         for node in gm.graph.nodes:
@@ -88,7 +89,7 @@ class Rewriter:
             if is_pointwise(self.modules[str(node.target)]):
                 self._rewrite(node)
             elif is_ours_or_plain(self.modules[str(node.target)]):
-                self._fold_only(node)
+                self._larger(node)
         self.gm.delete_all_unused_submodules()
         self.gm.graph.lint()
         self.gm.recompile()
@@ -128,22 +129,31 @@ class Rewriter:
             reason = "is a function's call, not a module's: torch.compile's backend fuses these"
             self.report.left.append(Left(self.prefix + node.name, reason))
 
-    def _fold_only(self, node: Node) -> None:
-        """A larger convolution stays; the BatchNorm behind it is folded, which would be a pass of its own."""
+    def _larger(self, node: Node) -> None:
+        """A larger convolution stays; the BatchNorm behind it is folded, which would be a pass of its own, and a ReLU
+        behind that is computed in place."""
         name = str(node.target)
         conv = self.modules[name]
-        chain = Chain(node, node)
-        if why_not(conv) is None and self.calls[id(conv)] == 1:
-            self._take_batch_norm(chain, conv)
-        if chain.batch_norm is None:
+        if why_not(conv) is not None or self.calls[id(conv)] > 1 or getattr(conv, "relu", False):
             return
-        same = copy.deepcopy(conv)
-        same.weight, same.bias = folded(conv, chain.batch_norm)
-        self.gm.set_submodule(name, same)
-        self.modules[name] = same
-        self.report.folded.append(self.prefix + name)
+        chain = Chain(node, node)
+        self._take_batch_norm(chain, conv)
+        if chain.batch_norm is not None:
+            same = copy.deepcopy(conv)
+            same.weight, same.bias = folded(conv, chain.batch_norm)
+            conv = same
+            self.report.folded.append(self.prefix + name)
+        user = self._only_user(chain)
+        if self.pack and can_pack(conv) and user is not None and activation(user, self.modules) == "relu":
+            conv = PackedConv2d.with_relu(conv)
+            chain.take(user)
+        if chain.last is node:
+            return
+        self.gm.set_submodule(name, conv)
+        self.modules[name] = conv
         chain.last.replace_all_uses_with(node)
-        self.gm.graph.erase_node(chain.last)
+        for absorbed in reversed(chain.absorbed):
+            self.gm.graph.erase_node(absorbed)
 
     def _chain(self, node: Node, conv: Any) -> Chain:
         chain = Chain(node, node, cat=self._concatenation(node, len(conv.kernel_size)))
