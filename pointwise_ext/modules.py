@@ -52,21 +52,7 @@ class _PointwiseConv:
         if not isinstance(conv, cls._conv):
             raise TypeError(f"conv is a {type(conv).__name__}, expected a torch.nn.{cls._conv.__name__}")
         _check_kernel_size(cls, conv.kernel_size)
-        module = cls(
-            conv.in_channels,
-            conv.out_channels,
-            1,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            device="meta",  # the conv's own Parameters follow
-            activation=activation,
-        )
-        module.weight, module.bias = conv.weight, conv.bias
-        return module.train(conv.training)
+        return built_like(cls, conv, activation=activation)
 
     def forward(self, *inputs: Tensor, residual: Tensor | None = None) -> Tensor:
         """activation(conv(concat(inputs)) + residual); see :func:`pointwise_ext.pointwise_conv`."""
@@ -104,6 +90,25 @@ class _PointwiseConv:
     def extra_repr(self) -> str:
         shown = "" if self.activation is None else f", activation={self.activation!r}"
         return super().extra_repr() + shown
+
+
+def built_like(cls: Any, conv: Any, **more: Any) -> Any:
+    """A `cls`, a subclass of nn.Conv*d, with the arguments of `conv` and more, that shares its Parameters."""
+    module = cls(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.bias is not None,
+        conv.padding_mode,
+        device="meta",  # the conv's own Parameters follow
+        **more,
+    )
+    module.weight, module.bias = conv.weight, conv.bias
+    return module.train(conv.training)
 
 
 def _check_kernel_size(cls: type[_PointwiseConv], kernel_size: int | tuple[int, ...]) -> None:

@@ -34,7 +34,7 @@ def fused_call(
     spatial = weight.dim() - 2
     if len(inputs) > 1 and not _are_channels(inputs, cat_dim, spatial):
         inputs = [torch.cat(list(inputs), cat_dim)]
-    x = inputs[0] if len(inputs) == 1 else list(inputs)
+    x = inputs[0] if len(inputs) == 1 else inputs
     arguments = (x, weight, bias, stride, padding, dilation, groups)
     if residual is None or _fits(residual, inputs[0], weight, stride, padding):
         return pointwise_conv(*arguments, activation=activation, residual=residual)

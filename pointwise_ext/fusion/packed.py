@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _ops
+from ..modules import built_like
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")  # measured there; elsewhere oneDNN has other formats
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
@@ -38,19 +39,9 @@ class PackedConv2d(nn.Conv2d):
     @classmethod
     def with_relu(cls, conv: nn.Conv2d) -> PackedConv2d:
         """A module that shares the Parameters of `conv`, which others may call too."""
-        module = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            conv.bias is not None,
-            device="meta",
-        )
-        module.weight, module.bias, module.relu = conv.weight, conv.bias, True
-        return module.train(conv.training)
+        module = built_like(cls, conv)
+        module.relu = True
+        return module
 
     def forward(self, input: Tensor) -> Tensor:
         y = self._convolution(input)
