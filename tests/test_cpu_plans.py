@@ -190,7 +190,8 @@ def test_no_plan_depends_on_the_threads(force, plan: dict, threads: int) -> None
 
 def plan_of(problem: Problem) -> str:
     t = problem.placed()
-    return str(pw.explain(t["x0"], t["weight"], t.get("bias"), activation=problem.activation))
+    inputs = [t[f"x{i}"] for i in range(len(problem.channels))]
+    return str(pw.explain(inputs, t["weight"], t.get("bias"), activation=problem.activation))
 
 
 @pytest.mark.skipif(not _C.cpu_capability().startswith(("amx", "avx512")), reason="sizes of AVX-512's tiles")
@@ -204,6 +205,24 @@ def test_the_rules_choose_what_was_measured_to_be_faster() -> None:
     assert "bypasses" not in plan_of(Problem(channels=(64,), out_channels=32, batch=1, size=(28, 28)))
     halves = Problem(channels=(16,), out_channels=24, batch=8, size=(112, 112), layout="channels_last")
     assert "bypasses" not in plan_of(halves), "a pixel is one line and a half"
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_columns_along_k_in_all_that_a_tile_may_end_in(columns: int, layout: str) -> None:
+    """Dot products for several tiles at once, of rows that make up no whole vector, with k's last values masked."""
+    wide, narrow = 48 + columns, 43
+    size, channels = (wide, narrow) if layout == "contiguous" else (narrow, wide)
+    for dtype in DTYPES:
+        for activation, residual in (("relu", False), ("silu", True)):
+            problem = Problem(
+                channels=(40, 30), out_channels=channels, size=(1, size), layout=layout, dtype=dtype,
+                activation=activation, residual=residual,
+            )  # fmt: skip
+            paired = dtype == "bfloat16" and _C.cpu_capability() == "avx512_bf16" and layout == "contiguous"
+            if paired or (dtype == "float32" and _C.cpu_capability() != "portable"):
+                assert f"{columns} columns along K" in plan_of(problem), dtype
+            problem.check()
 
 
 def test_panels_beside_one_another_are_of_narrow_tiles_in_nchw(force) -> None:

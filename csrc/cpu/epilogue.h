@@ -5,6 +5,19 @@
 
 namespace pw::PW_ISA {
 
+// What the lanes of a vector are that has a few columns of a few rows: column c of row r is lane c * apart + r.
+struct Lanes {
+  int row, rows, column, columns, apart;
+
+  template <class T, class F>
+  PW_INLINE Vec<acc_t<T>> gather(F&& of) const {
+    T lanes[Vec<acc_t<T>>::size] = {};
+    for (int c = 0; c < columns; ++c)
+      for (int r = 0; r < rows; ++r) lanes[c * apart + r] = of(r, c);
+    return load(lanes, Vec<acc_t<T>>::size);
+  }
+};
+
 // A tile's place in a matrix of the result's storage type.
 template <class T>
 struct Block {
@@ -47,6 +60,17 @@ struct Block {
     T lanes[Vec<acc_t<T>>::size];
     round_store<D>(lanes, v, n);
     for (int i = 0; i < n; ++i) first[row[r] + column.table[c + i]] = lanes[i];
+  }
+  // Lanes of the columns from column n on; the rows are those that were sought.
+  PW_INLINE Vec<acc_t<T>> gather(int n, const Lanes& at) const {
+    return at.gather<T>([&](int r, int c) { return at_column(n + at.column + c)[row[r]]; });
+  }
+  template <class D>
+  PW_INLINE void scatter(int n, Vec<acc_t<T>> v, const Lanes& at) const {
+    T lanes[Vec<acc_t<T>>::size];
+    round_store<D>(lanes, v, Vec<acc_t<T>>::size);
+    for (int c = 0; c < at.columns; ++c)
+      for (int r = 0; r < at.rows; ++r) at_column(n + at.column + c)[row[r]] = lanes[c * at.apart + r];
   }
   // How far column c lies from where it would be if columns were consecutive elements.
   int64_t shift(int c) const { return !data || column.unit ? 0 : column.table[c] - c; }

@@ -1,6 +1,7 @@
 // Runs a product's units of work (plan.h) tile by tile: operands in place where the tile can read them, packed
 // otherwise.
 #pragma once
+#include "dots.h"
 #include "epilogue.h"
 #include "kernels.h"
 #include "operands.h"
@@ -8,8 +9,7 @@
 
 namespace pw::PW_ISA {
 
-constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // of a tile that is finished in memory: its columns and dots
-constexpr int64_t kNearValues = 4 << 10;  // of A that the dots after the vectors still find in the first-level cache
+constexpr int kBufferLanes = kMostLanes + kBytes / 4;  // apart lie rows finished in memory: a power of two takes 1.04 x
 
 template <class T, class D>
 class Runner {
@@ -134,7 +134,7 @@ class Runner {
       const int dots = plan_.dots_of(panel), vector_columns = int(columns.size()) - dots;
       Strip<Elem> strips[kStrips];
       operands_.b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
-      if (dots) operands_.dot_columns(g, columns.end - dots, dots);
+      if (dots) operands_.seek_dots(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
       const int64_t length = sums || vector_columns == 0 ? 0 : plan_.piece / D::kPack;
       const int64_t pieces = length ? cpu::ceil_div(operands_.depth(), length) : 1;
@@ -146,9 +146,7 @@ class Runner {
             const Range rows = plan_.rows_of(block);
             operands_.a_strips(g, block, blocks, strips);
             if (even) tiles = plan_.blocks_alike(block, operands_.end_of_tiles(block, {blocks.begin, some.end}));
-            if (dots)
-              tiles = std::min(
-                  tiles, std::max<int64_t>(1, kNearValues / (rows.size() * std::max<int64_t>(operands_.values(), 1))));
+            if (dots) tiles = std::min(tiles, tiles_near(rows.size(), operands_.values()));
             if (panel != panels.begin || plan_.upright)
               for (int i = 0; i < operands_.stretches(); ++i) strips[i].a_ahead = 0;  // A is near
             if (pieces == 1)
@@ -200,18 +198,20 @@ class Runner {
                      : static_cast<const Acc*>(g.bias);
   }
 
-  // Columns along k; `rows` start at the strips' row r0.
-  void dot_tile(const Gemm& g, const Strip<Elem>* strips, int r0, Range rows, int64_t column, int count,
-                Acc* sums) const {
-    const int m = int(rows.size());
-    for (int c = 0; c < count; ++c) {
-      for (int r = 0; r < m; ++r)
-        sums[r * kBufferLanes + c] = g.bias ? bias_of(g)[g.bias_on_m ? rows.begin + r : column + c] : Acc(0);
-      if constexpr (!kInChunks)
-        for (int i = 0; i < operands_.stretches(); ++i)
-          kTiles<D>.dots[m - 1](strips[i].a, strips[i].a_row + r0, operands_.dot_column(i, c), strips[i].k, sums + c,
-                                kBufferLanes);
-    }
+  // The last columns of `tiles` tiles below one another, from column n of the panel on.
+  void dots(const Gemm& g, const Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
+    const DotProducts<D> products{strips, operands_.stretches(), operands_.dot_columns(), int(rows.size())};
+    products.each(int(rows.size() * tiles), int(columns.size()) - n, [&](Vec<Acc> sums, const Lanes& at) {
+      c_.seek_rows(rows.begin + at.row, at.rows), z_.seek_rows(rows.begin + at.row, at.rows);
+      residual_.seek_rows(rows.begin + at.row, at.rows);
+      if (g.bias) {
+        const Acc* bias = bias_of(g) + (g.bias_on_m ? rows.begin + at.row : columns.begin + n + at.column);
+        sums = sums + at.template gather<Acc>([&](int r, int c) { return bias[g.bias_on_m ? r : c]; });
+      }
+      if (residual_.data) sums = sums + residual_.gather(n, at);
+      if (z_.data) z_.template scatter<D>(n, sums, at);
+      c_.template scatter<D>(n, activate(g.activation, sums), at);
+    });
   }
 
   void multiply(int r, int64_t rows, int64_t columns, const Target<D>& t) {
@@ -243,11 +243,12 @@ class Runner {
 
   // `tiles` tiles below one another, `rows` those of the first: the first n columns in vectors, the others as dots.
   void result_tiles(const Gemm& g, Strip<Elem>* strips, Range rows, int64_t tiles, Range columns, int n) {
-    const int finished = in_registers(g, rows, tiles, columns, n) ? n : 0;
-    if (finished == columns.size()) return;
+    const bool finished = in_registers(g, rows, tiles, columns, n);
+    if constexpr (!kInChunks)
+      if (n < columns.size()) dots(g, strips, rows, tiles, columns, n);
     const int64_t m = rows.size();
-    for (; tiles > 0; --tiles, rows.begin += m, rows.end += m) {
-      in_memory(g, strips, rows, columns, n, finished);
+    for (; tiles > 0 && !finished; --tiles, rows.begin += m, rows.end += m) {
+      in_memory(g, rows, columns, n);
       if (tiles == 1) break;
       std::for_each(strips, strips + operands_.stretches(), [](Strip<Elem>& s) { s.next_tile(); });
       piece_.next_tile(m);
@@ -294,30 +295,28 @@ class Runner {
     return false;
   }
 
-  // One tile by way of a buffer, without the columns that are finished already.
-  void in_memory(const Gemm& g, const Strip<Elem>* strips, Range rows, Range columns, int n, int finished) {
-    const int m = int(rows.size()), all = int(columns.size());
+  // One tile's n columns by way of a buffer.
+  void in_memory(const Gemm& g, Range rows, Range columns, int n) {
+    const int m = int(rows.size());
     Target<D> t = target(g, rows, columns);
     c_.seek_rows(rows.begin, m), residual_.seek_rows(rows.begin, m), z_.seek_rows(rows.begin, m);
-    const bool streamed = plan_.streamed && finished == 0 && c_.unit() && c_.on_lines(m);
+    const bool streamed = plan_.streamed && c_.unit() && c_.on_lines(m);
     if (plan_.upright)
-      for (int c = 0; c < all; ++c) __builtin_prefetch(c_.at_column(c), 1);
+      for (int c = 0; c < n; ++c) __builtin_prefetch(c_.at_column(c), 1);
     else if (!streamed && c_.unit())  // as in one_tile
       for (int r = 0; r < m; ++r)
-        for (int c = finished; c < all; c += 64 / int(sizeof(T))) __builtin_prefetch(c_.first + c_.row[r] + c, 1);
+        for (int c = 0; c < n; c += 64 / int(sizeof(T))) __builtin_prefetch(c_.first + c_.row[r] + c, 1);
     alignas(64) Acc buffer[kBlockRows * kBufferLanes];
     t.sums = buffer, t.sums_step = kBufferLanes;
     for (int r = 0; r < m; r += plan_.tile_rows) {
-      const Range some{rows.begin + r, std::min(rows.begin + r + plan_.tile_rows, rows.end)};
-      if (finished == 0) multiply(r, some.size(), n, t);
-      dot_tile(g, strips, r, some, columns.begin + n, all - n, t.sums + n);
+      multiply(r, std::min<int64_t>(plan_.tile_rows, m - r), n, t);
       next_rows(t);
     }
     const Finish<T, D> finish{buffer, kBufferLanes, m, c_, z_, residual_, g.activation, streamed};
     if (plan_.upright && z_.upright() && residual_.upright())
-      finish.run_upright(finished, all);
+      finish.run_upright(0, n);
     else
-      finish.run(finished, all);
+      finish.run(0, n);
   }
 
   const cpu::Job& job_;

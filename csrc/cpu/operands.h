@@ -29,7 +29,7 @@ class Operands {
   int stretches() const { return stretches_; }
   int64_t values() const { return values_; }  // of k in all stretches, and elements
   int64_t depth() const { return depth_; }
-  const Elem* dot_column(int stretch, int column) const { return dot_b_[stretch][column]; }
+  const Elem* const (*dot_columns() const)[cpu::kMostDots] { return dot_b_; }
 
   // Moves on to the next stretches.
   void take(const Gemm& g, int& segment, int64_t& position, int64_t longest, int64_t most) {
@@ -237,7 +237,7 @@ class Operands {
   }
 
   // Columns that are summed up along k: read in place where k has unit step, else copied.
-  void dot_columns(const Gemm& g, int64_t begin, int count) {
+  void seek_dots(const Gemm& g, int64_t begin, int count) {
     T* dst = nullptr;
     for (int i = 0; i < stretches_; ++i) {
       const Matrix& b = g.segment[stretch_[i].segment].b;

@@ -107,7 +107,8 @@ inline int64_t chunk_of(int64_t size, int64_t wanted) {
 
 // Whether A can be read in vectors along k.
 inline bool can_dot(const Gemm& g, const Tiling& tiling) {
-  if (g.pixels == Pixels::on_k || !tiling.stored || forced.dots == 0 || forced.packed == 1) return false;
+  const bool pairs = tiling.pack == 2 && tiling.chunk == tiling.pack;
+  if (g.pixels == Pixels::on_k || !(tiling.stored || pairs) || forced.dots == 0 || forced.packed == 1) return false;
   for (int i = 0; i < g.segments; ++i)
     if (g.segment[i].a.col.step[kRank - 1] != 1 || g.segment[i].k.count() % tiling.pack) return false;
   return true;

@@ -170,45 +170,13 @@ void tile(const Strip<typename D::Elem>* strips, int count, int last, const Targ
   for (int64_t i = 0; !plain && i < t.tiles; ++i) one_tile<D, MR, NV, false>(strips, count, last, t, i);
 }
 
-// One column of C, for the few that would leave most of a vector idle: A and B in vectors along k, which has unit step
-// in both. sums[m * sums_step] += sum over k of A[m, k] b[k]
-template <class D, int MR>
-void dot(const typename D::Elem* a, const int64_t* a_row, const typename D::Elem* b, int64_t k, typename D::Acc* sums,
-         int64_t sums_step) {
-  using Elem = typename D::Elem;
-  using V = Vec<typename D::Acc>;
-  V acc[MR];
-#pragma GCC unroll 16
-  for (int m = 0; m < MR; ++m) acc[m] = V(0);
-  const auto step = [&](int64_t at, int lanes) {
-    const V bv = D::load_k(b + at, lanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < MR; ++m) {
-      const Elem* row = reinterpret_cast<const Elem*>(reinterpret_cast<const char*>(a) + a_row[m]);
-      acc[m] = D::fma(D::load_k(row + at, lanes), bv, acc[m]);
-    }
-  };
-  int64_t at = 0;
-  for (; at + V::size <= k; at += V::size) step(at, V::size);
-  if (at < k) step(at, int(k - at));
-#pragma GCC unroll 16
-  for (int m = 0; m < MR; ++m) sums[m * sums_step] += sum_of(acc[m]);
-}
-
-template <class D>
-using DotFunction = void (*)(const typename D::Elem*, const int64_t*, const typename D::Elem*, int64_t,
-                             typename D::Acc*, int64_t);
 template <class D>
 using TileFunction = void (*)(const Strip<typename D::Elem>*, int, int, const Target<D>&);
 
 template <class D>
 struct Tiles {
   TileFunction<D> of[kVectors][kMostRows] = {};
-  DotFunction<D> dots[kMostRows] = {};
-  constexpr Tiles() {
-    fill<1>();
-    fill_dots(std::make_integer_sequence<int, kMostRows>());
-  }
+  constexpr Tiles() { fill<1>(); }
 
  private:
   template <int NV>
@@ -219,10 +187,6 @@ struct Tiles {
   template <int NV, int... M>
   constexpr void fill_rows(std::integer_sequence<int, M...>) {
     ((of[NV - 1][M] = &tile<D, M + 1, NV>), ...);
-  }
-  template <int... M>
-  constexpr void fill_dots(std::integer_sequence<int, M...>) {
-    ((dots[M] = &dot<D, M + 1>), ...);
   }
 };
 template <class D>
