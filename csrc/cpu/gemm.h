@@ -125,6 +125,8 @@ class Runner {
     if (g.pixels == Pixels::on_k) operands_.pack_pixels(g, blocks, panels);
     if (!sums) prepare_blocks(g);
     const bool even = sums ? !kInChunks : c_.regular() && residual_.regular() && z_.regular();
+    const bool once = g.pixels == Pixels::on_n && plan_.beside == 1;  // no panel of B is needed again
+    Strip<Elem> strips[kStrips];
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       if (const int64_t done = sums ? 0 : panels_beside(g, blocks, panel, panels)) {
         panel += done - 1;
@@ -132,8 +134,9 @@ class Runner {
       }
       const Range columns = plan_.columns(panel);
       const int dots = plan_.dots_of(panel), vector_columns = int(columns.size()) - dots;
-      Strip<Elem> strips[kStrips];
-      operands_.b_strips(g, {columns.begin, columns.end - dots}, panel - panels.begin, panels.size(), strips);
+      if (once && panel != panels.begin) operands_.forget_b();
+      operands_.b_strips(g, {columns.begin, columns.end - dots}, once ? 0 : panel - panels.begin,
+                         once ? 1 : panels.size(), strips);
       if (dots) operands_.seek_dots(g, columns.end - dots, dots);
       if (!sums) seek_columns(g, columns.begin, int(columns.size()));
       const int64_t length = sums || vector_columns == 0 ? 0 : plan_.piece / D::kPack;

@@ -26,7 +26,13 @@ PW_INLINE void copy_row(const T* p, int64_t step, int64_t k_step, int values, in
       const __m512i pick_low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38,
                                                 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
       const __m512i pick_high = _mm512_add_epi16(pick_low, _mm512_set1_epi16(16));
-      for (int x = 0; x < n; x += 32) {  // 32 pixels of two k: two permutations interleave them
+      int x = 0;
+      for (; x + 32 <= n && values > 1; x += 32) {  // 32 pixels of two k: two permutations interleave them
+        const __m512i even = _mm512_loadu_si512(p + x), odd = _mm512_loadu_si512(p + x + k_step);
+        _mm512_storeu_si512(dst + x, _mm512_permutex2var_epi16(even, pick_low, odd));
+        _mm512_storeu_si512(dst + x + 16, _mm512_permutex2var_epi16(even, pick_high, odd));
+      }
+      for (; x < n; x += 32) {
         const int left = std::min(n - x, 32);
         const __mmask32 mask = left == 32 ? ~0u : (1u << left) - 1;
         const __m512i even = _mm512_maskz_loadu_epi16(mask, p + x);
@@ -124,14 +130,16 @@ inline Run next_run(const int64_t* x_offset, int begin, int count) {
   return {begin, end, step};
 }
 
-// Of a run what one step of k has. It fetches what later steps have: no prefetcher follows rows far apart.
+// Of a run what one step of k has. It fetches what lies `ahead`, elements from there: no prefetcher follows rows far
+// apart.
 template <class T, class D>
-PW_INLINE void pack_run(const T* p, const Run& run, int64_t k_step, int64_t values_left, typename D::Elem* dst) {
-  constexpr int kAhead = 16, kLine = 64 / sizeof(T);  // values of k, of memory
+PW_INLINE void pack_run(const T* p, const Run& run, int64_t k_step, int64_t values_left, int64_t ahead,
+                        typename D::Elem* dst) {
+  constexpr int kLine = 64 / sizeof(T);
   const int n = run.end - run.begin;
   if (run.step == 1 || run.step == 2)
     for (int64_t x = 0; x < n * run.step; x += kLine)
-      for (int j = 0; j < D::kPack; ++j) __builtin_prefetch(p + x + (kAhead * D::kPack + j) * k_step);
+      for (int j = 0; j < D::kPack; ++j) __builtin_prefetch(p + x + ahead + j * k_step);
   copy_row<T, D>(p, run.step, k_step, int(std::min<int64_t>(D::kPack, values_left)), n, dst);
 }
 
@@ -144,8 +152,9 @@ void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_s
     for (int64_t s = 0; s < steps; ++s) std::fill(dst + s * ld + count, dst + (s + 1) * ld, typename D::Elem(0));
   if (k_step == 1 && k > 1 && (count == 1 || x_offset[1] - x_offset[0] != 1))
     return copy_transposed<T, D>(p, x_offset, count, k, dst, ld);
-  const auto pack_step = [&](const Run& run, int64_t step) __attribute__((always_inline)) {
-    pack_run<T, D>(p + x_offset[run.begin] + step * D::kPack * k_step, run, k_step, k - step * D::kPack,
+  const int64_t far = std::min<int64_t>(16, steps), next_k = D::kPack * k_step;
+  const auto pack_step = [&](const Run& run, int64_t step, int64_t ahead) __attribute__((always_inline)) {
+    pack_run<T, D>(p + x_offset[run.begin] + step * next_k, run, k_step, k - step * D::kPack, ahead,
                    dst + step * ld + run.begin);
   };
   constexpr int kTogether = 16;
@@ -154,13 +163,17 @@ void pack(const T* p, const int64_t* x_offset, int count, int64_t k, int64_t k_s
     int found = 0;
     for (; x < count && found < kTogether; x = runs[found++].end) runs[found] = next_run(x_offset, x, count);
     if (found == 1) {  // the compiler decides by its step once
-      for (int64_t step = 0; step < steps; ++step) pack_step(Run(runs[0]), step);
+      const Run run = runs[0];
+      // The last steps fetch the first ones of the pixels that follow, which the next panel has.
+      for (int64_t step = 0; step < steps; ++step)
+        pack_step(run, step,
+                  step + far < steps ? far * next_k : (far - steps) * next_k + (run.end - run.begin) * run.step);
       continue;
     }
     // Of all runs what one step of k has: it lies close together, where a stride or an image ends a run after 14 or 7
     // pixels (1.1 to 1.3 times as fast as run after run).
     for (int64_t step = 0; step < steps; ++step)
-      for (const Run* run = runs; run < runs + found; ++run) pack_step(*run, step);
+      for (const Run* run = runs; run < runs + found; ++run) pack_step(*run, step, far * next_k);
   }
 }
 
