@@ -167,8 +167,8 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
 
 template <class D, int MR, int NV>
 void tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t) {
-  const bool plain = kPlainTile<MR, NV> && count > 0 && last == Vec<typename D::Acc>::size && t.c && !t.sums && !t.partial &&
-                     !t.residual && !t.ahead && !t.curve && !t.z;
+  const bool plain = kPlainTile<MR, NV> && count > 0 && last == Vec<typename D::Acc>::size && t.c && !t.sums &&
+                     !t.partial && !t.residual && !t.ahead && !t.curve && !t.z;
   for (int64_t i = 0; plain && i < t.tiles; ++i) one_tile<D, MR, NV, kPlainTile<MR, NV>>(strips, count, last, t, i);
   for (int64_t i = 0; !plain && i < t.tiles; ++i) one_tile<D, MR, NV, false>(strips, count, last, t, i);
 }
