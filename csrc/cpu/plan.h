@@ -205,14 +205,16 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
         const double rows = double(ceil_div(p.blocks, parts) * p.rows) + (in_place ? 1 : kPackCost);
         return double(ceil_div(parts * p.n_parts, tasks)) * rows;
       };
-      for (int64_t parts = p.m_parts + 1, most = std::min(p.blocks, p.m_parts + tasks - 1); few && parts <= most; ++parts)
+      for (int64_t parts = p.m_parts + 1, most = std::min(p.blocks, p.m_parts + tasks - 1); few && parts <= most;
+           ++parts)
         if (cost(parts) < cost(p.m_parts)) p.m_parts = parts;
       // One panel more than fits, so that all tasks have as many.
       const int64_t even = ceil_div(p.panels, tasks) * tasks;
       if (few && p.m_parts * p.n_parts % tasks != 0 && p.beside == 1 && p.n == p.run &&
           even <= ceil_div(run_vectors, p.line_vectors))
         p.n_parts = p.panels = p.panels_per_run = even;
-      // A unit is begun once for all its panels: 32 -> 16 at 112x112 1.07 to 1.18 times as fast as with a unit for each.
+      // A unit is begun once for all its panels: 32 -> 16 at 112x112 1.07 to 1.18 times as fast as with a unit for
+      // each.
       if (p.beside == 1) p.n_parts = std::min(p.n_parts, tasks);
       break;
     }
