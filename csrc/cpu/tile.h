@@ -20,9 +20,11 @@ constexpr int kRowsFarAhead = 24, kLongColumn = 128;
 constexpr int64_t kFarColumns = 4 << 20;  // bytes of B
 constexpr bool kFetchesB = kBytes == 64;  // of a narrow tile, only short panels are read in place
 // Whether a tile has a copy of its own for when it ends in C and nothing else. Of AVX-512's, which start and end less
-// often, the tallest do: the others would take 37 s more to compile, and are no faster.
-template <int MR, int NV>
-constexpr bool kPlainTile = kBytes == 32 || (kBytes == 64 && MR == kRows[NV - 1]);
+// often, the tallest do: the others would take 37 s more to compile, and are no faster; half lines of C are 0.97.
+template <class D, int MR, int NV>
+constexpr bool kPlainTile =
+    kBytes == 32 || (kBytes == 64 && MR == kRows[NV - 1] &&
+                     NV * Vec<typename D::Acc>::size * sizeof(typename D::Store) >= cpu::kLineBytes);
 
 // PLAIN: a tile of whole vectors that ends in C, without a residual: 1.1 times as fast over 16 layers with AVX2, 1.01
 // with AVX-512, where 16 -> 96 of bf16 gains 1.12.
@@ -167,9 +169,9 @@ PW_INLINE void one_tile(const Strip<typename D::Elem>* strips, int count, int la
 
 template <class D, int MR, int NV>
 void tile(const Strip<typename D::Elem>* strips, int count, int last, const Target<D>& t) {
-  const bool plain = kPlainTile<MR, NV> && count > 0 && last == Vec<typename D::Acc>::size && t.c && !t.sums &&
+  const bool plain = kPlainTile<D, MR, NV> && count > 0 && last == Vec<typename D::Acc>::size && t.c && !t.sums &&
                      !t.partial && !t.residual && !t.ahead && !t.curve && !t.z;
-  for (int64_t i = 0; plain && i < t.tiles; ++i) one_tile<D, MR, NV, kPlainTile<MR, NV>>(strips, count, last, t, i);
+  for (int64_t i = 0; plain && i < t.tiles; ++i) one_tile<D, MR, NV, kPlainTile<D, MR, NV>>(strips, count, last, t, i);
   for (int64_t i = 0; !plain && i < t.tiles; ++i) one_tile<D, MR, NV, false>(strips, count, last, t, i);
 }
 
