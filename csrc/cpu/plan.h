@@ -208,13 +208,12 @@ inline Plan make_plan(const Gemm& g, int64_t products, const Tiling& tiling, int
       for (int64_t parts = p.m_parts + 1, most = std::min(p.blocks, p.m_parts + tasks - 1); few && parts <= most;
            ++parts)
         if (cost(parts) < cost(p.m_parts)) p.m_parts = parts;
-      // One panel more than fits, so that all tasks have as many.
+      // A panel or two more than fit, so that all tasks have as many; not so many that tiles become slivers.
       const int64_t even = ceil_div(p.panels, tasks) * tasks;
-      if (few && p.m_parts * p.n_parts % tasks != 0 && p.beside == 1 && p.n == p.run &&
+      if (few && p.m_parts * p.n_parts % tasks != 0 && p.beside == 1 && p.n == p.run && 2 * even <= 3 * p.panels &&
           even <= ceil_div(run_vectors, p.line_vectors))
         p.n_parts = p.panels = p.panels_per_run = even;
-      // A unit is begun once for all its panels: 32 -> 16 at 112x112 1.07 to 1.18 times as fast as with a unit for
-      // each.
+      // A unit is begun once for all its panels: 32 -> 16 at 112x112 1.07 to 1.18 times as fast as with one for each.
       if (p.beside == 1) p.n_parts = std::min(p.n_parts, tasks);
       break;
     }
