@@ -209,8 +209,9 @@ def test_the_rules_choose_what_was_measured_to_be_faster() -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("columns", [1, 2, 3, 4])
-def test_columns_along_k_in_all_that_a_tile_may_end_in(columns: int, layout: str) -> None:
+def test_columns_along_k_in_all_that_a_tile_may_end_in(force, columns: int, layout: str) -> None:
     """Dot products for several tiles at once, of rows that make up no whole vector, with k's last values masked."""
+    force(widened=0)  # where pairs of bf16 are slow, they would not be multiplied
     wide, narrow = 48 + columns, 43
     size, channels = (wide, narrow) if layout == "contiguous" else (narrow, wide)
     for dtype in DTYPES:
