@@ -38,7 +38,7 @@ described=$("$python" -c "$describe") || exit 1
 gpu=${described%;*}
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-${described##*;}}
 
-step build 200 env FORCE_CUDA=1 "$python" setup.py build_ext --inplace
+step build 200 env FORCE_CUDA=1 NVCC_APPEND_FLAGS=-lineinfo "$python" setup.py build_ext --inplace
 step kernels 20 "$python" -c "from pointwise_ext.info import why_no_cuda; raise SystemExit(why_no_cuda())"
 ((failed)) && finish # every test would be skipped
 step tests 90 "$python" -m pytest -q -n "${WORKERS:-8}" tests/gpu

@@ -91,6 +91,7 @@ inline Access access_of(const Gemm* gemms, int64_t count) {
   result(g.c, steps.c);
   if (g.z.data) result(g.z, steps.z);
   if (g.residual.data) result(g.residual, steps.residual);
+  if (access.c == 2 * element) access.c = int(element);  // rows where only pairs are aligned are rare: one by one
   return access;
 }
 

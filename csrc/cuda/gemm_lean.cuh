@@ -43,7 +43,8 @@ struct GemmLean {
         const LeanWork w = l.find(index, Traits::kTileM, Traits::kTileN);
         steps = l.steps_of(w.split), adds = l.adds_rows(w);
         writer.start(w, sum);
-        if (l.simple && l.residual.data) prefetch_residual<Traits>(l, w);
+        if (l.simple && l.residual.data)
+          prefetch_residual<T>(l, w.group, w.m0 + writer.row_of_warp(), w.n0 + writer.column_of_warp(), Traits::kWarpM);
       }
       copy_async_wait<Traits::kStages - 2>();
       sync_threads();  // the stage is complete, and the one before has been read

@@ -6,8 +6,8 @@
 
 namespace pw {
 
-template <class Traits>
-PW_CALLED void finish_rows(const LeanLaunch& l, int group, uint32_t m, uint32_t n);
+template <class T>
+PW_CALLED void finish_rows(const LeanLaunch& l, int group, uint32_t m, uint32_t n, uint32_t slabs);
 
 template <class Traits>
 struct LeanWriter {
@@ -18,7 +18,6 @@ struct LeanWriter {
   static constexpr int kRun = 16 / sizeof(T);  // elements of C that a lane writes at once
   static constexpr bool kBiasOnM = Traits::kBiasOnM;
   static constexpr uint32_t kLowest = std::is_same<T, bf16>::value ? 0xff80ff80 : 0xfc00fc00;  // -Inf, twice
-  static_assert(Traits::kWarpN == 32, "a warp's columns are those of a word of a mask");
 
   const LeanLaunch& l;
   LeanOutput<Traits>& out;
@@ -160,7 +159,7 @@ struct LeanWriter {
 
   // 16 rows with everything that a product may end with.
   PW_DEVICE void write_part(int group, uint32_t m, uint32_t n, const float (&sum)[kBlocksN][4]) const {
-    float (&slab)[16][LeanOutput<Traits>::kPitch] = out.sum[thread_index() / 32];
+    LeanSlab& slab = out.sum[thread_index() / 32];
 #pragma unroll
     for (int j = 0; j < kBlocksN; ++j)
 #pragma unroll
@@ -168,31 +167,27 @@ struct LeanWriter {
         Run<float, 2>{{sum[j][half * 2], sum[j][half * 2 + 1]}}.store(
             &slab[lane() / 4 + half * 8][j * 8 + lane() % 4 * 2], 2);
     sync_warp();  // the part's rows are there
-    finish_rows<Traits>(l, group, m, n);
+    finish_rows<T>(l, group, m, n, offsetof(typename LeanShared<Traits>::Plain, output.sum));
     sync_warp();  // the part's rows have been read
   }
 };
 
-// Brings the rows of the residual that write_simple() will read nearer, while the tile is multiplied. A function that
-// is called: its addresses would take registers that the sums need.
-template <class Traits>
-PW_CALLED void prefetch_residual(const LeanLaunch& l, LeanWork w) {
-  using T = typename Traits::T;
-  using Writer = LeanWriter<Traits>;
-  const uint32_t m = w.m0 + Writer::row_of_warp() + Writer::lane(), n = w.n0 + Writer::column_of_warp();
-  const T* const residual = of_group<T>(l.residual.data, l.groups.residual, w.group);
+// Brings a warp's rows of the residual from (m, n) on, which write_simple() will read, nearer while the tile is
+// multiplied. A function that is called: its addresses would take registers that the sums need.
+template <class T>
+PW_CALLED void prefetch_residual(const LeanLaunch& l, int group, uint32_t m, uint32_t n, int rows) {
+  m += thread_index() % 32;
+  const T* const residual = of_group<T>(l.residual.data, l.groups.residual, group);
 #pragma unroll 1
-  for (int y = 0; y < Traits::kWarpM; y += 32)
+  for (int y = 0; y < rows; y += 32)
     if (m + y < l.m.count && n < l.n.count)
       prefetch_global(residual + ((m + y) * l.residual.row.inner + l.n.offset(l.residual.col, n)));
 }
 
-// Finishes a warp's 16 rows of C from (m, n) on, RUN elements at a time.
-template <class Traits, int RUN>
-PW_DEVICE void finish_runs(const LeanLaunch& l, int group, uint32_t m, uint32_t n) {
-  using T = typename Traits::T;
-  constexpr int kRuns = Traits::kWarpN / RUN, kRows = 32 / kRuns;
-  const auto& slab = LeanShared<Traits>::plain().output.sum[thread_index() / 32];
+// Finishes a warp's 16 rows of C from (m, n) on, whose sums are in `slab`, RUN elements at a time.
+template <class T, int RUN>
+PW_DEVICE void finish_runs(const LeanLaunch& l, int group, uint32_t m, uint32_t n, const LeanSlab& slab) {
+  constexpr int kRuns = kWarpColumns / RUN, kRows = 32 / kRuns;
   const int lane = thread_index() % 32, x = lane % kRuns * RUN;
   const bool there = n + x < l.n.count;
   const auto column_of = [&](const LeanMatrix& to, int64_t step) {
@@ -231,19 +226,18 @@ PW_DEVICE void finish_runs(const LeanLaunch& l, int group, uint32_t m, uint32_t 
   }
 }
 
-// As many at a time as C's alignment allows. A function that is called: its instructions would keep the others from the
-// cache.
-template <class Traits>
-PW_CALLED void finish_rows(const LeanLaunch& l, int group, uint32_t m, uint32_t n) {
-  constexpr int kElement = sizeof(typename Traits::T);
+// As many at a time as C's alignment allows; `slabs`: where those of all warps are in shared memory. A function that is
+// called, one for all tiles: its instructions would keep the others from the cache, and take nvcc twice as long.
+template <class T>
+PW_CALLED void finish_rows(const LeanLaunch& l, int group, uint32_t m, uint32_t n, uint32_t slabs) {
+  constexpr int kElement = sizeof(T);
+  const LeanSlab& rows = shared_at<LeanSlab>(slabs)[thread_index() / 32];
   if (l.c_bytes == 16)
-    finish_runs<Traits, 16 / kElement>(l, group, m, n);
-  else if (l.c_bytes == 8)
-    finish_runs<Traits, 8 / kElement>(l, group, m, n);
-  else if (l.c_bytes == 4 && kElement == 2)
-    finish_runs<Traits, 2>(l, group, m, n);
+    finish_runs<T, 16 / kElement>(l, group, m, n, rows);
+  else if (l.c_bytes == 8 && kElement == 2)
+    finish_runs<T, 4>(l, group, m, n, rows);
   else
-    finish_runs<Traits, 1>(l, group, m, n);
+    finish_runs<T, 1>(l, group, m, n, rows);
 }
 
 }  // namespace pw

@@ -12,12 +12,14 @@ PW_DEVICE T* shared_at(uint32_t bytes) {
   return reinterpret_cast<T*>(&shared_memory<char>() + bytes);
 }
 
+// 16 rows of a warp's sums. With 8 floats more, rows of four lanes each are stored without conflicts.
+using LeanSlab = float[16][kWarpColumns + 8];
+
 // What a tile ends with: each warp's sums, 16 rows after another.
 template <class Traits>
 struct LeanOutput {
   static constexpr int kTileM = Traits::kTileM, kThreads = Traits::kThreads;
-  static constexpr int kPitch = Traits::kWarpN + 8;  // floats: rows of four lanes each are stored without conflicts
-  alignas(16) float sum[kThreads / 32][16][kPitch];
+  alignas(16) LeanSlab sum[kThreads / 32];
   float row_sum[kThreads / kTileM][kTileM];
 };
 

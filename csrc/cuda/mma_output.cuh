@@ -106,10 +106,8 @@ struct MmaWriter {
       sync_threads();
       if (run == kRun)
         write_part<kRun>(part, to, partials);
-      else if (run == kRun / 2)
-        write_part<kRun / 2>(part, to, partials);
-      else if (run == kRun / 4 && kRun > 4)
-        write_part<kRun / 4>(part, to, partials);
+      else if (run == 4 && kRun > 4)
+        write_part<4>(part, to, partials);
       else
         write_part<1>(part, to, partials);
       sync_threads();  // the part has been read

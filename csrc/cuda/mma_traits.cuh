@@ -5,14 +5,15 @@
 
 namespace pw {
 
-constexpr int kStages = 3;  // of shared memory, through which the steps of a product pass
+constexpr int kStages = 3;        // of shared memory, through which the steps of a product pass
+constexpr int kWarpColumns = 32;  // of C that a warp computes: those of a word of a mask
 
 // WARPS_M x WARPS_N warps of WARP_M x 32 elements of C each.
 template <class T_, bool STRICT, bool A_ALONG_K, bool B_ALONG_K, int WARPS_M, int WARPS_N, int WARP_M>
 struct MmaTraits {
   using T = T_;
   using Multiply = Mma<T, STRICT>;
-  static constexpr int kWarpsM = WARPS_M, kWarpsN = WARPS_N, kWarpM = WARP_M, kWarpN = 32;
+  static constexpr int kWarpsM = WARPS_M, kWarpsN = WARPS_N, kWarpM = WARP_M, kWarpN = kWarpColumns;
   static constexpr int kTileM = WARPS_M * WARP_M, kTileN = WARPS_N * kWarpN, kThreads = 32 * WARPS_M * WARPS_N;
   static constexpr int kBlocksM = WARP_M / 16, kBlocksN = kWarpN / 8;  // products of a warp
   using Sums = float[kBlocksM][kBlocksN][4];                           // of a thread

@@ -88,7 +88,7 @@ def test_bytes_that_lie_together(emulated_ops, shape, slices, expected) -> None:
     w = torch.zeros(64, x.shape[1], dtype=torch.bfloat16)
     assert emulated_ops.access(x, w.T.contiguous(), y)[1] == expected  # as A, rows of X
     assert emulated_ops.access(y, x, torch.zeros_like(w))[3] == expected  # as B
-    assert emulated_ops.access(y, w, x)[4] == expected  # as C
+    assert emulated_ops.access(y, w, x)[4] == (2 if expected == 4 else expected)  # as C, whose pairs are written singly
 
 
 def test_direction_of_the_operands(emulated_ops) -> None:

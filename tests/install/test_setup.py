@@ -68,14 +68,23 @@ def test_stops_with_plain_words(env, torch_cuda, nvcc, words):
 @pytest.mark.parametrize(
     ("version", "archs"),
     [
-        ((11, 8), "8.0+PTX"),
-        ((12, 4), "8.0+PTX;9.0a"),
-        ((12, 8), "8.0;9.0a;10.0;12.0+PTX"),
-        ((13, 0), "8.0;9.0a;10.0;12.0+PTX"),
+        ((11, 8), "8.0;9.0+PTX"),
+        ((12, 4), "8.0;9.0+PTX"),
+        ((12, 8), "8.0;9.0+PTX;10.0;12.0"),
+        ((13, 0), "8.0;9.0+PTX;10.0;12.0"),
     ],
 )
 def test_default_architectures_are_those_of_the_toolkit(version, archs):
     assert setup.default_archs(version) == archs
+
+
+def test_default_architectures_share_the_newest_ptx():
+    assert setup.gencode("8.0;9.0+PTX;12.0") == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+        "-gencode=arch=compute_90,code=sm_120",
+    ]
 
 
 def fake_nvcc(folder: Path, release: str, top: Path) -> Path:
