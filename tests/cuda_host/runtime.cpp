@@ -1,0 +1,306 @@
+// A CUDA runtime that has a GPU in name only, for LD_PRELOAD: memory is the host's, copies are done at once, kernels are
+// noted and not run. What the host does for a call is tested with it where there is no GPU: its launches, its memory,
+// its waits, and its time but for the driver's.
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "machine.h"
+
+namespace {
+
+constexpr size_t kMemory = size_t(8) << 30;
+constexpr int kSharedPerBlock = 48 << 10, kSharedOptin = 227 << 10, kMultiprocessors = 132;
+
+struct Function {
+  std::string name;
+  int shared = kSharedPerBlock;  // that a launch may ask for
+};
+struct Calls {
+  std::string launches;  // a line each: threads, blocks, bytes of shared memory, whether they may be, name
+  std::string fault;     // of the last kernel that went wrong
+  int64_t waits = 0, memory = 0;
+};
+
+// Other libraries register their kernels before this one's objects are made.
+std::unordered_map<const void*, Function>& functions() {
+  static auto* const all = new std::unordered_map<const void*, Function>;
+  return *all;
+}
+Calls& calls() {
+  static auto* const all = new Calls;
+  return *all;
+}
+std::map<uintptr_t, size_t>& memory() {
+  static auto* const all = new std::map<uintptr_t, size_t>;
+  return *all;
+}
+std::mutex& mutex() {
+  static auto* const one = new std::mutex;
+  return *one;
+}
+
+thread_local struct {
+  dim3 grid, block;
+  size_t shared;
+  cudaStream_t stream;
+} configured;
+
+cudaError_t wait() {
+  ++calls().waits;
+  return cudaSuccess;
+}
+
+cudaError_t allocate(void** to, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  ++calls().memory;
+  *to = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
+  memory()[uintptr_t(*to)] = bytes;
+  return cudaSuccess;
+}
+cudaError_t release(void* at) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  ++calls().memory;
+  memory().erase(uintptr_t(at));
+  std::free(at);
+  return cudaSuccess;
+}
+bool on_device(const void* at, size_t size) {
+  const auto next = memory().upper_bound(uintptr_t(at));
+  if (next == memory().begin()) return false;
+  const auto [first, bytes] = *std::prev(next);
+  return uintptr_t(at) + size <= first + bytes;
+}
+
+// The kernels in the folder that PW_PTX names.
+const ptx::Function* kernel(const std::string& name) {
+  static auto* const all = [] {
+    auto* const functions = new std::unordered_map<std::string, ptx::Function*>;
+    if (const char* folder = std::getenv("PW_PTX"))
+      for (const auto& file : std::filesystem::directory_iterator(folder)) {
+        std::ifstream stream(file.path());
+        const std::string text{std::istreambuf_iterator<char>(stream), {}};
+        ptx::Parser(text, *functions).run();
+      }
+    for (const auto& [_, f] : *functions) ptx::prepare(*f);
+    return functions;
+  }();
+  const auto found = all->find(name);
+  return found == all->end() ? nullptr : found->second;
+}
+
+cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, void** arguments) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  const Function& f = functions()[function];
+  const auto threads = block.x * block.y * block.z;
+  const bool right = threads > 0 && threads <= 1024 && grid.x > 0 && grid.x < 1u << 31 && grid.y && grid.y < 1u << 16 &&
+                     grid.z && grid.z < 1u << 16 && shared <= size_t(f.shared);
+  calls().launches += std::to_string(threads) + " " + std::to_string(size_t(grid.x) * grid.y * grid.z) + " " +
+                      std::to_string(shared) + (right ? " right " : " wrong ") + f.name + "\n";
+  if (!right) return cudaErrorInvalidValue;
+  const ptx::Function* const code = kernel(f.name);
+  if (!code) return cudaSuccess;
+  std::vector<uint64_t> params(code->parameter_bytes / 8 + 1);
+  char* const to = reinterpret_cast<char*>(params.data());
+  for (size_t i = 0; i < code->parameters.size(); ++i)
+    std::memcpy(to + code->parameters[i].offset, arguments[i], code->parameters[i].bytes);
+  try {
+    ptx::run(*code, grid.x, int(threads), shared, to, on_device);
+  } catch (const std::exception& e) {
+    calls().fault = e.what();
+    return cudaErrorIllegalAddress;
+  }
+  return cudaSuccess;
+}
+
+template <class T>
+cudaError_t give(T* to, T value) {
+  *to = value;
+  return cudaSuccess;
+}
+template <class T>
+cudaError_t handle(T* to) {
+  return give(to, reinterpret_cast<T>(std::malloc(16)));
+}
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// For the tests
+void fake_reset() { calls() = {}; }
+const char* fake_launches() { return calls().launches.c_str(); }
+const char* fake_fault() { return calls().fault.c_str(); }
+int64_t fake_waits() { return calls().waits; }
+int64_t fake_memory_calls() { return calls().memory; }
+
+// Kernels
+void** __cudaRegisterFatBinary(void*) { return static_cast<void**>(std::malloc(16)); }
+void __cudaRegisterFatBinaryEnd(void**) {}
+void __cudaUnregisterFatBinary(void**) {}
+void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
+void __cudaRegisterFunction(void**, const char* function, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
+                            int*) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  functions()[function].name = name;
+}
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+  configured = {grid, block, shared, stream};
+  return 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
+  *grid = configured.grid, *block = configured.block, *shared = configured.shared;
+  return give(static_cast<cudaStream_t*>(stream), configured.stream);
+}
+cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
+  return give(kernel, static_cast<cudaKernel_t>(const_cast<void*>(function)));
+}
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+  return launch(kernel, grid, block, shared, arguments);
+}
+cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+  return launch(function, grid, block, shared, arguments);
+}
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* function, void** arguments) {
+  return launch(function, c->gridDim, c->blockDim, c->dynamicSmemBytes, arguments);
+}
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+  const std::lock_guard<std::mutex> lock(mutex());
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value > kSharedOptin) return cudaErrorInvalidValue;
+  functions()[function].shared = value;
+  return cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* to, const void*) {
+  *to = {};
+  to->maxThreadsPerBlock = 1024, to->numRegs = 32;
+  return cudaSuccess;
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* n, const void*, int, size_t, unsigned) {
+  return give(n, 1);
+}
+
+// The device
+cudaError_t cudaGetDeviceCount(int* n) { return give(n, 1); }
+cudaError_t cudaGetDevice(int* n) { return give(n, 0); }
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDriverGetVersion(int* n) { return give(n, 13000); }
+cudaError_t cudaRuntimeGetVersion(int* n) { return give(n, 13000); }
+cudaError_t cudaDeviceCanAccessPeer(int* n, int, int) { return give(n, 0); }
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* most) {
+  *least = 0;
+  return give(most, -5);
+}
+cudaError_t cudaDeviceGetAttribute(int* to, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      return give(to, kSharedOptin);
+    case cudaDevAttrMultiProcessorCount:
+      return give(to, kMultiprocessors);
+    case cudaDevAttrComputeCapabilityMajor:
+      return give(to, 9);
+    default:
+      return give(to, 0);
+  }
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* to, int) {
+  *to = {};
+  std::strcpy(to->name, "a GPU in name only");
+  to->major = 9, to->multiProcessorCount = kMultiprocessors, to->warpSize = 32, to->totalGlobalMem = kMemory;
+  to->sharedMemPerBlock = kSharedPerBlock, to->sharedMemPerBlockOptin = kSharedOptin;
+  to->sharedMemPerMultiprocessor = 228 << 10, to->maxThreadsPerMultiProcessor = 2048, to->maxThreadsPerBlock = 1024;
+  to->regsPerBlock = to->regsPerMultiprocessor = 65536, to->l2CacheSize = 50 << 20;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() { return wait(); }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+
+// Memory
+cudaError_t cudaMalloc(void** to, size_t bytes) { return allocate(to, bytes); }
+cudaError_t cudaFree(void* at) { return release(at); }
+cudaError_t cudaHostAlloc(void** to, size_t bytes, unsigned) { return allocate(to, bytes); }
+cudaError_t cudaFreeHost(void* at) { return release(at); }
+cudaError_t cudaMemGetInfo(size_t* free, size_t* all) {
+  *free = kMemory;
+  return give(all, kMemory);
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* to, const void* at) {
+  *to = {};
+  const std::lock_guard<std::mutex> lock(mutex());
+  to->type = on_device(at, 1) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  std::memmove(to, from, bytes);
+  return wait();
+}
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+
+// Streams and events
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { return handle(stream); }
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return wait(); }
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamGetPriority(cudaStream_t, int* n) { return give(n, 0); }
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* to) {
+  return give(to, cudaStreamCaptureStatusNone);
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return handle(event); }
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return handle(event); }
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return wait(); }
+cudaError_t cudaEventElapsedTime(float* to, cudaEvent_t, cudaEvent_t) { return give(to, 0.0f); }
+
+// The driver, as far as torch links it
+int cuDeviceGet(int* to, int) { return give(to, 0), 0; }
+int cuDevicePrimaryCtxGetState(int, unsigned* flags, int* active) { return *flags = 0, *active = 1, 0; }
+#define PW_NO_DRIVER(name) \
+  int name() { return 801; }  // CUDA_ERROR_NOT_SUPPORTED
+PW_NO_DRIVER(cuCtxGetCurrent)
+PW_NO_DRIVER(cuCtxSetCurrent)
+PW_NO_DRIVER(cuDeviceGetAttribute)
+PW_NO_DRIVER(cuDevicePrimaryCtxRetain)
+PW_NO_DRIVER(cuFuncGetAttribute)
+PW_NO_DRIVER(cuFuncSetAttribute)
+PW_NO_DRIVER(cuFuncSetCacheConfig)
+PW_NO_DRIVER(cuGetErrorString)
+PW_NO_DRIVER(cuLaunchCooperativeKernel)
+PW_NO_DRIVER(cuLaunchKernel)
+PW_NO_DRIVER(cuLinkAddData_v2)
+PW_NO_DRIVER(cuLinkComplete)
+PW_NO_DRIVER(cuLinkCreate_v2)
+PW_NO_DRIVER(cuModuleGetFunction)
+PW_NO_DRIVER(cuModuleLoad)
+PW_NO_DRIVER(cuModuleLoadData)
+PW_NO_DRIVER(cuModuleLoadDataEx)
+PW_NO_DRIVER(cuModuleUnload)
+PW_NO_DRIVER(cuOccupancyMaxActiveBlocksPerMultiprocessor)
+PW_NO_DRIVER(cuPointerGetAttribute)
+PW_NO_DRIVER(cuTensorMapEncodeTiled)
+
+}  // extern "C"
+#pragma GCC visibility pop
