@@ -1,6 +1,7 @@
-// A CUDA runtime that has a GPU in name only, for LD_PRELOAD: memory is the host's, copies are done at once, kernels are
-// noted and not run. What the host does for a call is tested with it where there is no GPU: its launches, its memory,
-// its waits, and its time but for the driver's.
+// A CUDA runtime that has a GPU in name only, for LD_PRELOAD: memory is the host's, copies are done at once, and the
+// kernels whose PTX it is given are run by machine.h. Others, PyTorch's own, are only noted. So what nvcc made of the
+// kernels is tested where there is no GPU, and what the host does for a call: its launches, its memory, its waits, and
+// its time but for the driver's.
 #include <cuda_runtime_api.h>
 
 #include <atomic>
@@ -14,6 +15,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "machine.h"
 
@@ -50,6 +52,7 @@ std::mutex& mutex() {
   return *one;
 }
 
+thread_local cudaError_t last_error = cudaSuccess;
 thread_local struct {
   dim3 grid, block;
   size_t shared;
@@ -99,6 +102,22 @@ const ptx::Function* kernel(const std::string& name) {
   return found == all->end() ? nullptr : found->second;
 }
 
+// PyTorch's kernel that fills contiguous memory, which gives zeros, and NaN to memory that nobody has written: N, the
+// value and the address follow from its arguments. Bytes of an element, 0 for other kernels.
+size_t filled_element(const std::string& name) {
+  const size_t at = name.find("vectorized_elementwise_kernel") == std::string::npos ? std::string::npos
+                                                                                  : name.find("FillFunctorI");
+  if (at == std::string::npos) return 0;
+  const std::string type = name.substr(at + std::strlen("FillFunctorI"));
+  if (type[0] == 'N') return 2;  // Half, BFloat16
+  return type[0] == 'd' || type[0] == 'l' ? 8 : type[0] == 'f' || type[0] == 'i' ? 4 : 1;
+}
+void fill(size_t element, void** arguments) {
+  char* const to = **static_cast<char***>(static_cast<void*>(&arguments[2]));
+  const int count = *static_cast<int*>(arguments[0]);
+  for (int i = 0; i < count; ++i) std::memcpy(to + i * element, arguments[1], element);
+}
+
 cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, void** arguments) {
   const std::lock_guard<std::mutex> lock(mutex());
   const Function& f = functions()[function];
@@ -107,9 +126,12 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, v
                      grid.z && grid.z < 1u << 16 && shared <= size_t(f.shared);
   calls().launches += std::to_string(threads) + " " + std::to_string(size_t(grid.x) * grid.y * grid.z) + " " +
                       std::to_string(shared) + (right ? " right " : " wrong ") + f.name + "\n";
-  if (!right) return cudaErrorInvalidValue;
+  if (!right) return last_error = cudaErrorInvalidValue;
   const ptx::Function* const code = kernel(f.name);
-  if (!code) return cudaSuccess;
+  if (!code) {
+    if (const size_t element = filled_element(f.name)) fill(element, arguments);
+    return cudaSuccess;
+  }
   std::vector<uint64_t> params(code->parameter_bytes / 8 + 1);
   char* const to = reinterpret_cast<char*>(params.data());
   for (size_t i = 0; i < code->parameters.size(); ++i)
@@ -118,7 +140,7 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, v
     ptx::run(*code, grid.x, int(threads), shared, to, on_device);
   } catch (const std::exception& e) {
     calls().fault = e.what();
-    return cudaErrorIllegalAddress;
+    return last_error = cudaErrorIllegalAddress;
   }
   return cudaSuccess;
 }
@@ -139,11 +161,10 @@ cudaError_t handle(T* to) {
 extern "C" {
 
 // For the tests
-void fake_reset() { calls() = {}; }
-const char* fake_launches() { return calls().launches.c_str(); }
-const char* fake_fault() { return calls().fault.c_str(); }
-int64_t fake_waits() { return calls().waits; }
-int64_t fake_memory_calls() { return calls().memory; }
+void ptx_reset() { calls() = {}; }
+const char* ptx_launches() { return calls().launches.c_str(); }
+int64_t ptx_waits() { return calls().waits; }
+int64_t ptx_memory_calls() { return calls().memory; }
 
 // Kernels
 void** __cudaRegisterFatBinary(void*) { return static_cast<void**>(std::malloc(16)); }
@@ -224,8 +245,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* to, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() { return wait(); }
-cudaError_t cudaGetLastError() { return cudaSuccess; }
-cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
+cudaError_t cudaPeekAtLastError() { return last_error; }
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorIllegalAddress ? calls().fault.c_str() : "a launch that no GPU would take";
+}
 
 // Memory
 cudaError_t cudaMalloc(void** to, size_t bytes) { return allocate(to, bytes); }
