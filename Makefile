@@ -55,7 +55,7 @@ $(READY): requirements.txt requirements-dev.txt
 # With an environment and a source tree of its own: the extension built in place stays as it is.
 cuda-build: $(READY)
 	$(call environment,$(CUDA_VENV))
-	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=70.1" ninja
+	$(CUDA_VENV)/bin/python -m pip install $(CUDA_TORCH) numpy "setuptools>=70.1" ninja pytest pytest-timeout pytest-xdist
 	-$(RUN) -m pip install --quiet nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
 	PW_CUDA_PYTHON=$(abspath $(CUDA_VENV))/bin/python $(RUN) -m pytest -m slow tests/cuda_build $(ARGS)
 

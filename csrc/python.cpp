@@ -212,13 +212,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       "again.");
   m.def(
       "force_cuda_plan",
-      [](int tile, int64_t splits, bool fma, int gate, int stays) {
+      [](int tile, int64_t splits, bool fma, int gate, int stays, int64_t blocks) {
         pw::forced_tuning = {};
         pw::forced_tuning.tile = tile, pw::forced_tuning.splits = splits, pw::forced_tuning.fma = fma;
         pw::forced_tuning.gate = gate, pw::forced_tuning.stays = stays;
+        if (blocks) pw::forced_tuning.max_blocks = blocks;
       },
       pybind11::arg("tile") = -1, pybind11::arg("splits") = 0, pybind11::arg("fma") = false, pybind11::arg("gate") = -1,
-      pybind11::arg("stays") = -1,
+      pybind11::arg("stays") = -1, pybind11::arg("blocks") = 0,
       "For tests: decides parts of the plans on a GPU (csrc/cuda/plan.h, Tuning); without arguments predictions decide "
       "again.");
   m.def(

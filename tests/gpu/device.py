@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import pointwise_ext as pw
 from tests.problem import Problem, gradients, run
 
-_runtime = ctypes.CDLL(None)
-NOMINAL = hasattr(_runtime, "ptx_launches")  # PyTorch's own kernels do not run there
+RUNTIME = ctypes.CDLL(None)
+NOMINAL = hasattr(RUNTIME, "ptx_launches")  # PyTorch's own kernels do not run there
 if NOMINAL:
-    _runtime.ptx_launches.restype = ctypes.c_char_p
-    _runtime.ptx_waits.restype = _runtime.ptx_memory_calls.restype = ctypes.c_int64
+    RUNTIME.ptx_launches.restype = ctypes.c_char_p
+    RUNTIME.ptx_waits.restype = RUNTIME.ptx_memory_calls.restype = ctypes.c_int64
+real = pytest.mark.skipif(NOMINAL, reason="needs a GPU that runs PyTorch's own kernels")
+nominal = pytest.mark.skipif(not NOMINAL, reason="counts what tests/ptx is asked for")
 
 
 def to_device(t: Tensor) -> Tensor:
@@ -53,25 +57,30 @@ def conv(input: Tensor | list[Tensor], weight: Tensor, bias: Tensor | None = Non
     return _Conv.apply(list(named), options, *named.values())
 
 
+def placed(problem: Problem) -> dict[str, Tensor]:
+    """Its tensors, on the device."""
+    if NOMINAL:
+        return {name: to_device(t) for name, t in problem.placed().items()}
+    return replace(problem, device="cuda").placed()
+
+
 def check(problem: Problem) -> None:
     """Output and all gradients are right, on the device."""
     if NOMINAL:
         problem.check(conv)
     else:
-        problem.on("cuda").check()
+        replace(problem, device="cuda").check()
 
 
 def results(problem: Problem) -> dict[str, Tensor]:
     """The output and all gradients, computed on the device."""
-    if NOMINAL:
-        return gradients(conv, problem.placed(), problem.options)
-    return gradients(pw.pointwise_conv, problem.on("cuda").placed(), problem.options)
+    return {n: to_host(t) for n, t in gradients(pw.pointwise_conv, placed(problem), problem.options).items()}
 
 
 def kernels(problem: Problem) -> str:
     """The names of the kernels that a forward and backward pass starts."""
     if NOMINAL:
-        _runtime.ptx_reset()
+        RUNTIME.ptx_reset()
         results(problem)
         return launches()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -82,4 +91,4 @@ def kernels(problem: Problem) -> str:
 
 def launches() -> str:
     """A line for each launch since the last reset: threads, blocks, shared memory, whether that is right, kernel."""
-    return _runtime.ptx_launches().decode()
+    return RUNTIME.ptx_launches().decode()

@@ -9,15 +9,15 @@ import torch
 
 import pointwise_ext as pw
 from tests.emulated.cases import BASE, CASES, DTYPES
-from tests.gpu.kernels import kernels
+from tests.gpu.device import NOMINAL, check, kernels, placed, real, results, to_device, to_host
 from tests.masks import mask_of
 from tests.problem import Problem, gradients, run
 from tests.tolerance import assert_bitwise_equal
 
 pytestmark = pytest.mark.gpu
 
-# Large enough for large tiles and for sums over pixels in many shares.
-LAYER = Problem(channels=(64,), out_channels=256, batch=6, size=(56, 56), activation="silu", device="cuda")
+# Large enough for large tiles and for sums over pixels in many shares; fewer of them where it takes seconds.
+LAYER = Problem(channels=(64,), out_channels=256, batch=1 if NOMINAL else 6, size=(56, 56), activation="silu")
 SANITIZED = (
     "float32-contiguous",
     "float64-contiguous",
@@ -30,20 +30,20 @@ SANITIZED = (
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.sanitizer) if c in SANITIZED else c for c in CASES])
 def test_case(case: str) -> None:
-    replace(CASES[case], device="cuda").check()
+    check(CASES[case])
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_layer(dtype: str, layout: str) -> None:
-    replace(LAYER, dtype=dtype, layout=layout).check()
+    check(replace(LAYER, dtype=dtype, layout=layout))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_products_make_dz(dtype: str, layout: str) -> None:
     problem = replace(LAYER, dtype=dtype, layout=layout, activation="relu")
-    problem.check()
+    check(problem)
     started = kernels(problem)
     assert "gemm_lean" in started or "gemm_mma" in started
     assert "activation_backward" not in started
@@ -54,24 +54,25 @@ def test_products_make_dz(dtype: str, layout: str) -> None:
 @pytest.mark.parametrize("activation", ["relu", "relu6", ("leaky_relu", 0.2)], ids=str)
 def test_a_mask_is_saved_for_the_output(activation: str | tuple, dtype: str, layout: str) -> None:
     problem = replace(LAYER, dtype=dtype, layout=layout, activation=activation)
-    problem.check()
-    leaves = {name: v.requires_grad_() for name, v in problem.placed().items()}
+    check(problem)
+    leaves = {name: v.requires_grad_() for name, v in placed(problem).items()}
     saved: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         y = run(pw.pointwise_conv, leaves, problem.options)
     (mask,) = [t for t in saved if t.dtype == torch.int32]
     name = activation if isinstance(activation, str) else activation[0]
-    assert torch.equal(mask.cpu(), mask_of(y.detach().cpu(), name))
+    assert torch.equal(to_host(mask), mask_of(to_host(y.detach()), name))
     assert y.data_ptr() not in [t.data_ptr() for t in saved]
 
 
+@real
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("activation", ["relu", "relu6", ("leaky_relu", 0.2)], ids=str)
 def test_second_derivatives_of_masks(activation: str | tuple, layout: str) -> None:
-    problem = replace(BASE, activation=activation, layout=layout, integers=True, device="cuda")
+    problem = replace(BASE, activation=activation, layout=layout, integers=True)
     second = []
     for conv in (pw.pointwise_conv, pw.reference.pointwise_conv):
-        leaves = {name: v.requires_grad_() for name, v in problem.placed().items()}
+        leaves = {name: v.requires_grad_() for name, v in placed(problem).items()}
         y = run(conv, leaves, problem.options)
         (dx,) = torch.autograd.grad(y, leaves["x0"], leaves["dy"], create_graph=True)
         second.append(torch.autograd.grad(dx.square().sum(), (leaves["dy"], leaves["weight"])))
@@ -83,22 +84,20 @@ def test_second_derivatives_of_masks(activation: str | tuple, layout: str) -> No
 @pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_bitwise_repeatable(activation: str, layout: str) -> None:
     problem = replace(LAYER, layout=layout, dtype="float16", activation=activation)
-    first = gradients(pw.pointwise_conv, problem.placed(), problem.options)
+    first = results(problem)
     for _ in range(3):
-        again = gradients(pw.pointwise_conv, problem.placed(), problem.options)
-        for name, value in again.items():
+        for name, value in results(problem).items():
             assert_bitwise_equal(value, first[name], name)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_tf32_follows_the_switches(layout: str) -> None:
     problem = replace(LAYER, layout=layout, activation=None)
-    t = problem.placed()
-    exact = gradients(pw.reference.pointwise_conv, {n: v.double() for n, v in t.items()}, problem.options)
+    exact = gradients(pw.reference.pointwise_conv, problem.tensors(), problem.options)
     errors = {}
     for allowed in (False, True):
         torch.backends.cudnn.allow_tf32 = allowed
-        got = gradients(pw.pointwise_conv, t, problem.options)
+        got = results(problem)
         errors[allowed] = {n: float((v - exact[n]).abs().max() / exact[n].abs().max()) for n, v in got.items()}
     for name in ("y", "x0", "weight"):
         assert errors[False][name] < 1e-5 < errors[True][name] < 2e-3, name
@@ -107,19 +106,21 @@ def test_tf32_follows_the_switches(layout: str) -> None:
 def test_extreme_values() -> None:
     """Parts of a float32 keep what it is: Inf stays Inf, the largest numbers stay finite, tiny ones do not vanish."""
     values = [torch.inf, -torch.inf, torch.nan, torch.finfo(torch.float32).max, 1e-30, 0.0, 3.0, 1 + 2**-20]
-    x = torch.tensor(values, device="cuda").view(1, 1, 1, -1)
-    w = torch.tensor([1.0, -0.5, 2.0**-10, torch.inf, 1.2345678], device="cuda").view(-1, 1, 1, 1)
-    torch.testing.assert_close(pw.pointwise_conv(x, w), x * w.view(1, -1, 1, 1), rtol=1e-6, atol=0, equal_nan=True)
+    x = torch.tensor(values).view(1, 1, 1, -1)
+    w = torch.tensor([1.0, -0.5, 2.0**-10, torch.inf, 1.2345678]).view(-1, 1, 1, 1)
+    y = to_host(pw.pointwise_conv(to_device(x), to_device(w)))
+    torch.testing.assert_close(y, x * w.view(1, -1, 1, 1), rtol=1e-6, atol=0, equal_nan=True)
 
 
 def test_nan_passes_relu() -> None:
-    x = torch.randn(1, 3, 5, 5, device="cuda")
+    x = torch.randn(1, 3, 5, 5)
     x[0, 1, 2, 3] = torch.nan
-    y = pw.pointwise_conv(x, torch.randn(10, 3, 1, 1, device="cuda"), activation="relu")
+    y = to_host(pw.pointwise_conv(to_device(x), to_device(torch.randn(10, 3, 1, 1)), activation="relu"))
     assert bool(y[0, :, 2, 3].isnan().all())
     assert int(y.isnan().sum()) == 10
 
 
+@real
 def test_current_stream() -> None:
     x, w = torch.randn(8, 64, 56, 56, device="cuda"), torch.randn(64, 64, 1, 1, device="cuda")
     want = pw.pointwise_conv(x, w)
@@ -133,6 +134,7 @@ def test_current_stream() -> None:
     torch.testing.assert_close(got, want * 2)
 
 
+@real
 def test_cuda_graph() -> None:
     x, w = torch.randn(2, 300, 7, 7, device="cuda"), torch.randn(10, 300, 1, 1, device="cuda")
     pw.pointwise_conv(x, w)
@@ -149,6 +151,7 @@ def test_second_device() -> None:
     replace(BASE, device="cuda:1").check()
 
 
+@real
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("channels", "out_channels"), [(2, 64), (64, 2)])

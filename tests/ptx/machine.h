@@ -104,14 +104,14 @@ void set(Thread& t, const Operand& o, T value) {
   t.frame.registers[o.index] = to_bits(value);
 }
 
-// Where an instruction reads or writes `bytes`.
-inline char* place(const Thread& t, const Instruction& i, const Operand& o, int bytes, bool shared) {
+// Where an instruction reads or writes `bytes`, at a multiple of `aligned`.
+inline char* place(const Thread& t, const Instruction& i, const Operand& o, int bytes, bool shared, int aligned = 0) {
   const auto inside = [&](const char* at, const char* from, size_t size) {
     return at >= from && at + bytes <= from + size;
   };
   uint64_t at = bits(t, o);
   if (o.kind == Operand::reg) at += o.value;
-  if (at % bytes) fault(t, i, "misaligned access");
+  if (at % (aligned ? aligned : bytes)) fault(t, i, "misaligned access");
   char* p = reinterpret_cast<char*>(at);
   if (shared) {
     if (at + bytes > t.block->shared_bytes) fault(t, i, "access beyond shared memory");
@@ -183,7 +183,7 @@ Step binary_of(Type type) {
   };
 PTX_BINARY(Add, return T(a + b))
 PTX_BINARY(Sub, return T(a - b))
-PTX_BINARY(Mul, return T(a* b))
+PTX_BINARY(Mul, return T(a * b))
 PTX_BINARY(Div, return T(a / b))
 PTX_BINARY(Min, return a != a ? b : b != b || a < b ? a : b)
 PTX_BINARY(Max, return a != a ? b : b != b || a > b ? a : b)
@@ -317,7 +317,8 @@ inline void choose(Thread* t, const Instruction& i) {
 inline void move(Thread* t, const Instruction& i) {
   const int bytes = bytes_of(i.type), part = bytes / int(std::max(i.to.size(), i.of.size()));
   uint64_t all = 0;
-  for (size_t o = 0; o < i.of.size(); ++o) all |= low(bits(*t, i.of[o]), i.of.size() > 1 ? part : bytes) << o * part * 8;
+  for (size_t o = 0; o < i.of.size(); ++o)
+    all |= low(bits(*t, i.of[o]), i.of.size() > 1 ? part : bytes) << o * part * 8;
   for (size_t o = 0; o < i.to.size(); ++o)
     t->frame.registers[i.to[o].index] = low(all >> o * part * 8, i.to.size() > 1 ? part : bytes);
 }
@@ -376,7 +377,7 @@ inline void start_copy(Thread* t, const Instruction& i) {
   const int bytes = int(i.of[1].value), there = get<int>(*t, i.of[2]);
   char* const to = place(*t, i, i.to[0], bytes, true);
   if (there < 0 || there > bytes) fault(*t, i, "a copy of more bytes than it has");
-  const char* const from = there ? place(*t, i, i.of[0], bytes, false) : nullptr;
+  const char* const from = there ? place(*t, i, i.of[0], there, false, bytes) : nullptr;
   std::memset(to, 0xff, bytes);
   if (t->copies.empty()) t->copies.emplace_back();
   t->copies.back().push_back({to, from, bytes, there});
@@ -550,7 +551,8 @@ inline Step step_of(Instruction& i) {
   if (n == "stmatrix" && i.has("x4") && !i.has("trans")) return i.kind = Kind::warp, store_matrices;
   if (n == "mma" && i.has("m16n8k16"))
     return i.kind = Kind::warp, i.has("bf16") ? multiply_matrices<bfloat_to_float> : multiply_matrices<half_to_float>;
-  if (n == "mma" && i.has("m16n8k8") && i.has("tf32")) return i.kind = Kind::warp, static_cast<Step>(multiply_matrices<nullptr>);
+  if (n == "mma" && i.has("m16n8k8") && i.has("tf32"))
+    return i.kind = Kind::warp, static_cast<Step>(multiply_matrices<nullptr>);
   if (n == "bra") return i.kind = Kind::branch, nothing;
   if (n == "call") return i.kind = Kind::call, nothing;
   if (n == "ret") return i.kind = Kind::ret, nothing;
@@ -617,8 +619,13 @@ inline void run(const Function& f, unsigned blocks, int threads, size_t shared_b
   std::vector<Thread> all(threads);
   for (Thread& t : all) t.memory.resize(kStackWords);
   for (unsigned b = 0; b < blocks; ++b) {
-    Block block{reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(shared.data()) + 15) / 16 * 16), shared_bytes, params,
-                size_t(f.parameter_bytes), b, blocks, on_device};
+    Block block{reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(shared.data()) + 15) / 16 * 16),
+                shared_bytes,
+                params,
+                size_t(f.parameter_bytes),
+                b,
+                blocks,
+                on_device};
     std::memset(block.shared, 0xff, shared_bytes);
     for (int index = 0; index < threads; ++index) {
       Thread& t = all[index];

@@ -11,7 +11,27 @@
 
 namespace ptx {
 
-enum class Type : uint8_t { none, b8, b16, b32, b64, u8, u16, u32, u64, s8, s16, s32, s64, f16, bf16, tf32, f32, f64, pred };
+enum class Type : uint8_t {
+  none,
+  b8,
+  b16,
+  b32,
+  b64,
+  u8,
+  u16,
+  u32,
+  u64,
+  s8,
+  s16,
+  s32,
+  s64,
+  f16,
+  bf16,
+  tf32,
+  f32,
+  f64,
+  pred
+};
 
 inline Type type_of(const std::string& text) {
   static const std::unordered_map<std::string, Type> types = {
@@ -61,19 +81,19 @@ using Step = void (*)(Thread* lanes, const Instruction&);  // for a thread, or f
 enum class Kind : uint8_t { plain, branch, ret, call, warp, barrier };
 
 struct Instruction {
-  std::string name;                // add, ld, ...
-  std::vector<std::string> words;  // what follows its points
+  std::string name;                           // add, ld, ...
+  std::vector<std::string> words;             // what follows its points
   Type type = Type::none, into = Type::none;  // the last type of its name; the one before, of a conversion's result
   Kind kind = Kind::plain;
-  Step step = nullptr;             // of machine.h
-  int guard = -1;                  // a register that decides whether it runs
-  bool unless = false;             // ... if it is false
-  bool unordered = false;          // of a comparison with NaN
-  std::vector<Operand> to, of;     // operands; vectors are taken apart
-  int width = 1;                   // of a vector that is read or written
-  int target = -1;                 // of a branch
+  Step step = nullptr;          // of machine.h
+  int guard = -1;               // a register that decides whether it runs
+  bool unless = false;          // ... if it is false
+  bool unordered = false;       // of a comparison with NaN
+  std::vector<Operand> to, of;  // operands; vectors are taken apart
+  int width = 1;                // of a vector that is read or written
+  int target = -1;              // of a branch
   const Function* callee = nullptr;
-  std::vector<int> arguments;      // places in the frame, of what is returned last
+  std::vector<int> arguments;  // places in the frame, of what is returned last
   std::string text;
 
   bool has(const char* word) const {

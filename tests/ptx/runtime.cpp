@@ -105,8 +105,8 @@ const ptx::Function* kernel(const std::string& name) {
 // PyTorch's kernel that fills contiguous memory, which gives zeros, and NaN to memory that nobody has written: N, the
 // value and the address follow from its arguments. Bytes of an element, 0 for other kernels.
 size_t filled_element(const std::string& name) {
-  const size_t at = name.find("vectorized_elementwise_kernel") == std::string::npos ? std::string::npos
-                                                                                  : name.find("FillFunctorI");
+  const size_t at =
+      name.find("vectorized_elementwise_kernel") == std::string::npos ? std::string::npos : name.find("FillFunctorI");
   if (at == std::string::npos) return 0;
   const std::string type = name.substr(at + std::strlen("FillFunctorI"));
   if (type[0] == 'N') return 2;  // Half, BFloat16
@@ -187,10 +187,12 @@ cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, 
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
   return give(kernel, static_cast<cudaKernel_t>(const_cast<void*>(function)));
 }
-cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared,
+                               cudaStream_t) {
   return launch(kernel, grid, block, shared, arguments);
 }
-cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared,
+                             cudaStream_t) {
   return launch(function, grid, block, shared, arguments);
 }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* c, const void* function, void** arguments) {
