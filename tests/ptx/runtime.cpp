@@ -2,148 +2,11 @@
 // kernels whose PTX it is given are run by machine.h. Others, PyTorch's own, are only noted. So what nvcc made of the
 // kernels is tested where there is no GPU, and what the host does for a call: its launches, its memory, its waits, and
 // its time but for the driver's.
-#include <cuda_runtime_api.h>
-
-#include <atomic>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <map>
-#include <mutex>
-#include <string>
-#include <unordered_map>
-#include <utility>
-
-#include "machine.h"
+#include "device.h"
 
 namespace {
 
-constexpr size_t kMemory = size_t(8) << 30;
-constexpr int kSharedPerBlock = 48 << 10, kSharedOptin = 227 << 10, kMultiprocessors = 132;
-
-struct Function {
-  std::string name;
-  int shared = kSharedPerBlock;  // that a launch may ask for
-};
-struct Calls {
-  std::string launches;  // a line each: threads, blocks, bytes of shared memory, whether they may be, name
-  std::string fault;     // of the last kernel that went wrong
-  int64_t waits = 0, memory = 0;
-};
-
-// Other libraries register their kernels before this one's objects are made.
-std::unordered_map<const void*, Function>& functions() {
-  static auto* const all = new std::unordered_map<const void*, Function>;
-  return *all;
-}
-Calls& calls() {
-  static auto* const all = new Calls;
-  return *all;
-}
-std::map<uintptr_t, size_t>& memory() {
-  static auto* const all = new std::map<uintptr_t, size_t>;
-  return *all;
-}
-std::mutex& mutex() {
-  static auto* const one = new std::mutex;
-  return *one;
-}
-
-thread_local cudaError_t last_error = cudaSuccess;
-thread_local struct {
-  dim3 grid, block;
-  size_t shared;
-  cudaStream_t stream;
-} configured;
-
-cudaError_t wait() {
-  ++calls().waits;
-  return cudaSuccess;
-}
-
-cudaError_t allocate(void** to, size_t bytes) {
-  const std::lock_guard<std::mutex> lock(mutex());
-  ++calls().memory;
-  *to = std::aligned_alloc(512, (bytes + 511) / 512 * 512);
-  memory()[uintptr_t(*to)] = bytes;
-  return cudaSuccess;
-}
-cudaError_t release(void* at) {
-  const std::lock_guard<std::mutex> lock(mutex());
-  ++calls().memory;
-  memory().erase(uintptr_t(at));
-  std::free(at);
-  return cudaSuccess;
-}
-bool on_device(const void* at, size_t size) {
-  const auto next = memory().upper_bound(uintptr_t(at));
-  if (next == memory().begin()) return false;
-  const auto [first, bytes] = *std::prev(next);
-  return uintptr_t(at) + size <= first + bytes;
-}
-
-// The kernels in the folder that PW_PTX names.
-const ptx::Function* kernel(const std::string& name) {
-  static auto* const all = [] {
-    auto* const functions = new std::unordered_map<std::string, ptx::Function*>;
-    if (const char* folder = std::getenv("PW_PTX"))
-      for (const auto& file : std::filesystem::directory_iterator(folder)) {
-        std::ifstream stream(file.path());
-        const std::string text{std::istreambuf_iterator<char>(stream), {}};
-        ptx::Parser(text, *functions).run();
-      }
-    for (const auto& [_, f] : *functions) ptx::prepare(*f);
-    return functions;
-  }();
-  const auto found = all->find(name);
-  return found == all->end() ? nullptr : found->second;
-}
-
-// PyTorch's kernel that fills contiguous memory, which gives zeros, and NaN to memory that nobody has written: N, the
-// value and the address follow from its arguments. Bytes of an element, 0 for other kernels.
-size_t filled_element(const std::string& name) {
-  const size_t at =
-      name.find("vectorized_elementwise_kernel") == std::string::npos ? std::string::npos : name.find("FillFunctorI");
-  if (at == std::string::npos) return 0;
-  const std::string type = name.substr(at + std::strlen("FillFunctorI"));
-  if (type[0] == 'N') return 2;  // Half, BFloat16
-  return type[0] == 'd' || type[0] == 'l' ? 8 : type[0] == 'f' || type[0] == 'i' ? 4 : 1;
-}
-void fill(size_t element, void** arguments) {
-  char* const to = **static_cast<char***>(static_cast<void*>(&arguments[2]));
-  const int count = *static_cast<int*>(arguments[0]);
-  for (int i = 0; i < count; ++i) std::memcpy(to + i * element, arguments[1], element);
-}
-
-cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t shared, void** arguments) {
-  const std::lock_guard<std::mutex> lock(mutex());
-  const Function& f = functions()[function];
-  const auto threads = block.x * block.y * block.z;
-  const bool right = threads > 0 && threads <= 1024 && grid.x > 0 && grid.x < 1u << 31 && grid.y && grid.y < 1u << 16 &&
-                     grid.z && grid.z < 1u << 16 && shared <= size_t(f.shared);
-  calls().launches += std::to_string(threads) + " " + std::to_string(size_t(grid.x) * grid.y * grid.z) + " " +
-                      std::to_string(shared) + (right ? " right " : " wrong ") + f.name + "\n";
-  if (!right) return last_error = cudaErrorInvalidValue;
-  const ptx::Function* const code = kernel(f.name);
-  if (!code) {
-    if (const size_t element = filled_element(f.name)) fill(element, arguments);
-    return cudaSuccess;
-  }
-  std::vector<uint64_t> params(code->parameter_bytes / 8 + 1);
-  char* const to = reinterpret_cast<char*>(params.data());
-  for (size_t i = 0; i < code->parameters.size(); ++i)
-    std::memcpy(to + code->parameters[i].offset, arguments[i], code->parameters[i].bytes);
-  try {
-    ptx::run(*code, grid.x, int(threads), shared, to, on_device);
-  } catch (const std::exception& e) {
-    calls().fault = e.what();
-    return last_error = cudaErrorIllegalAddress;
-  }
-  return cudaSuccess;
-}
+using namespace ptx;
 
 template <class T>
 cudaError_t give(T* to, T value) {
@@ -174,7 +37,7 @@ void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int)
 void __cudaRegisterFunction(void**, const char* function, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
                             int*) {
   const std::lock_guard<std::mutex> lock(mutex());
-  functions()[function].name = name;
+  kernels()[function].name = name;
 }
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
   configured = {grid, block, shared, stream};
@@ -202,7 +65,7 @@ cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribu
   const std::lock_guard<std::mutex> lock(mutex());
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value > kSharedOptin) return cudaErrorInvalidValue;
-  functions()[function].shared = value;
+  kernels()[function].shared = value;
   return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* to, const void*) {
