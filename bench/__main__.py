@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench import goals, models, models_report, report
+from bench import goals, goals_cuda, models, models_report, report
 from bench.allocator import keep_freed_memory
 from bench.host import host_rows
 from bench.measure import BUSY, Effort, OtherLoad
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--compare", type=Path, metavar="JSON", help="compare class by class with a stored run")
     p.add_argument("--fail-if-regression", action="store_true", help="exit 1 if a class fell behind --compare")
     p.add_argument("--tolerance", type=float, default=0.1, help="loss that counts as a regression [0.1]")
-    p.add_argument("--goals", action="store_true", help="print the goals on CPU and which are met")
+    p.add_argument("--goals", action="store_true", help="print the goals, on CPU or on an H200, and which are met")
     m = p.add_argument_group(
         "models",
         "With --mode forward,step [both], --dtype [fp32], --layout [both], --threads, --rounds [9], --label, --quick "
@@ -134,10 +134,12 @@ def layers(args: argparse.Namespace, console: Console) -> int:
     report.print_results(console, results)
     console.print(f"written: {stem}.json, .csv and .png", highlight=False)
     if args.goals:
-        verdicts = goals.verdicts(results)
-        report.print_goals(console, verdicts)
+        on_gpu = results.environment["device"] == "cuda"
+        judge, title = (goals_cuda, report.GOALS_CUDA) if on_gpu else (goals, report.GOALS)
+        verdicts = judge.verdicts(results)
+        report.print_goals(console, verdicts, title)
         report.print_limits(console, verdicts)
-        report.print_behind(console, goals.behind(results))
+        report.print_behind(console, judge.behind(results))
     if args.update_readme:
         update(args.update_readme, results, picture)
     if not args.compare:

@@ -1,6 +1,7 @@
-"""What the CUDA plans predict for an H200: every launch of every layer, its traffic and its time; needs no GPU.
+"""What the CUDA plans predict for an H200: the launches of each layer, their traffic and time; needs no GPU.
 
-The model (csrc/cuda/model.h) chooses tiles by these times. No GPU has confirmed them.
+The model (csrc/cuda/model.h) chooses tiles by these times; no GPU has confirmed them. Printed is how near its floors
+the forward pass would come.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
-from bench.suites import SUITES, Layer
+from bench import goals_cuda, report
+from bench.peers import OURS
+from bench.results import Row
+from bench.suites import LAYOUTS, SUITES, Layer
 
 BATCHES = (1, 32, 256)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_MEMORY_BYTES_PER_US = 4.3e6  # of an H200, as in plan.h
+_MEMORY_BYTES_PER_US = 4.3e6  # of an H200, as in model.h
+_FLOPS_PER_US = {"bf16": 790e6, "fp32": 395e6}  # of its tensor cores; fp32 as TF32
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def layers() -> Iterator[Layer]:
                 yield from (replace(layer, batch=batch) for batch in BATCHES)
 
 
-def launches(layer: Layer, dtype: str, layout: str, backward: bool) -> list[Launch]:
+def launches(layer: Layer, dtype: str, layout: str, backward: bool, tf32: bool = False) -> list[Launch]:
     """The kernels of a forward or backward pass with bias and ReLU; tensors are never touched."""
     from pointwise_ext import _C
 
@@ -53,7 +59,7 @@ def launches(layer: Layer, dtype: str, layout: str, backward: bool) -> list[Laun
     weight = torch.empty(layer.out_channels, layer.in_channels, 1, 1, dtype=DTYPES[dtype])
     residual = image(layer.out_channels, layer.out_size) if layer.residual else None
     gradients = [backward] * (len(inputs) + 2) if backward else []
-    options = ([layer.stride], [0], 1, "relu", 0.0, 0.0, False, gradients)
+    options = ([layer.stride], [0], 1, "relu", 0.0, 0.0, tf32, gradients)
     bias = torch.empty(layer.out_channels, dtype=DTYPES[dtype])
     rows = _C.predict_cuda(inputs, weight, bias, residual, *options)
     what = f"{'backward' if backward else 'forward'} {dtype} {layout}"
@@ -61,6 +67,16 @@ def launches(layer: Layer, dtype: str, layout: str, backward: bool) -> list[Laun
         Launch(layer.name, what, kernel, f"{m}x{n}x{k}" if m else "", blocks, memory, cache, time)
         for kernel, m, n, k, blocks, memory, cache, time in rows
     ]
+
+
+def row(layer: Layer, dtype: str, layout: str) -> Row:
+    """A forward pass as if it had been measured, fp32 as TF32."""
+    time = sum(launch.microseconds for launch in launches(layer, dtype, layout, False, tf32=True))
+    memory = layer.elements("forward") * DTYPES[dtype].itemsize / _MEMORY_BYTES_PER_US
+    compute = layer.flops("forward") / _FLOPS_PER_US[dtype]
+    what = (layer.suite, layer.klass, layer.name, "forward", dtype, layout, OURS)
+    bound = "compute" if compute > memory else "memory"
+    return Row(*what, time, time, time, layer.flops("forward") / time / 1e3, max(memory, compute), bound, timer="model")
 
 
 def write(path: Path) -> int:
@@ -84,3 +100,7 @@ def write(path: Path) -> int:
 if __name__ == "__main__":
     target = Path(__file__).parent / "results" / "predicted.H200.csv"
     print(f"{write(target)} launches: {target}")
+    every = {layer.name: layer for layer in layers()}
+    rows = [row(layer, dtype, layout) for layer in every.values() for dtype in DTYPES for layout in LAYOUTS]
+    verdicts = goals_cuda.floors(rows, every)
+    report.print_goals(Console(), verdicts, "Goals on an H200, if predictions were times: got (wanted)")

@@ -118,6 +118,7 @@ def _verdict_cell(verdict: Verdict) -> str:
     return f"[{_COLOURS[verdict.word]}]{got}[/] ({'<=' if verdict.at_most else '>='} {verdict.goal:g})"
 
 
+GOALS_CUDA = "Goals on an H200, bf16 and TF32, cold where that was measured: got (wanted)"
 GOALS = "Goals (ratio to the best peer of the same layout, all threads): got (wanted)"
 
 

@@ -107,6 +107,7 @@ def _suites(device: str) -> dict[str, list[Layer]]:
 
 SUITES, CUDA_SUITES = _suites("cpu"), _suites("cuda")
 LAYERS: dict[str, Layer] = {layer.name: layer for layers in SUITES.values() for layer in layers}
+CUDA_LAYERS: dict[str, Layer] = {layer.name: layer for layers in CUDA_SUITES.values() for layer in layers}
 
 # Expanding, reducing, strided and deep layers of ResNet-50; shallow, middle and deep ones of MobileNetV2
 _QUICK_NETWORKS = {

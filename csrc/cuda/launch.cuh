@@ -39,6 +39,7 @@ const char* launch_mma(const Gemm& g, const GemmLaunch& launch, Stream stream, c
     const auto lean = [&](auto wide) {
       using Lean = LeanTraits<Traits, decltype(wide)::value>;
       LeanLaunch l = lean_launch(g, launch.plan, launch.groups, launch.workspace);
+      if (Lean::kSimple && !l.simple && !l.partials) return "the plan has a tile that does not end as it should";
       const size_t shared_bytes = LeanShared<Lean>::place(l);
       return launch_kernel(gemm_lean<Lean>, shared_bytes, blocks, Traits::kThreads, stream, l);
     };

@@ -64,7 +64,7 @@ struct LeanLaunch {
   Activation activation;
   uint32_t* mask = nullptr;  // of C, in rows of
   uint32_t mask_pitch = 0;   // words
-  bool simple = false;  // a residual and a ReLU at most are left to do at the end, in rows that lie at one distance
+  bool simple = false;       // ends_simply()
 
   bool gated = false, gate_on_a = true;  // whether A, or B, is dY, which becomes dZ
   Activation gate;
@@ -123,15 +123,8 @@ inline LeanLaunch lean_launch(const Gemm& g, const GemmPlan& p, const GroupSteps
     l.segment[s] = {lean_matrix(g.segment[s].a), lean_matrix(g.segment[s].b), lean_axis(g.segment[s].k)};
   l.c = lean_matrix(g.c), l.z = lean_matrix(g.z), l.residual = lean_matrix(g.residual);
   l.groups = groups;
-  const auto even = [&](const LeanMatrix& x) {
-    const LeanSteps& s = x.row;
-    return !x.data || l.m.flat ||
-           (s.outer == l.m.inner.divisor * s.inner && (l.m.two || s.outermost == l.m.outer.divisor * s.outer));
-  };
   l.a_bytes = p.access.a.bytes, l.b_bytes = p.access.b.bytes;
-  l.c_bytes = g.n.count() * element_bytes(g.dtype) % p.access.c ? int(element_bytes(g.dtype)) : p.access.c;
-  const bool clips = g.activation.kind == Act::relu || (g.activation.kind == Act::none && !g.mask.words);
-  l.simple = even(l.c) && even(l.residual) && !g.z.data && clips && l.c_bytes == 16;
+  l.c_bytes = written_bytes(g, p.access), l.simple = ends_simply(g, p.access);
   l.activation = g.activation, l.mask = g.mask.words, l.mask_pitch = uint32_t(g.mask.pitch);
   l.gated = g.gate.mask.words, l.gate_on_a = g.gate_on_a();
   l.gate = g.gate.activation, l.gate_mask = g.gate.mask.words, l.gate_pitch = uint32_t(g.gate.mask.pitch);

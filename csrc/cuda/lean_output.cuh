@@ -50,9 +50,10 @@ struct LeanWriter {
     if (l.partials) return write_partials(w, sum);
     const uint32_t m = w.m0 + row_of_warp(), n = w.n0 + column_of_warp();
     if constexpr (sizeof(T) == 2)
-      if (l.simple) return write_simple(w.group, m, n, sum);
+      if (Traits::kSimple || l.simple) return write_simple(w.group, m, n, sum);
+    if constexpr (!Traits::kSimple)
 #pragma unroll
-    for (int i = 0; i < kBlocksM; ++i) write_part(w.group, m + i * 16, n, sum[i]);
+      for (int i = 0; i < kBlocksM; ++i) write_part(w.group, m + i * 16, n, sum[i]);
   }
 
   PW_DEVICE void write_row_sums(const LeanWork& w, float rows) const {
@@ -89,10 +90,12 @@ struct LeanWriter {
                 to + i * 8 * l.columns + j * 8, left - j * 8 < 2 ? 1 : 2);
   }
 
-  // A warp's tile of C from (m, n) on: 16 rows after another turn from fragments, which take the residual, are rounded
-  // and go through ReLU first, to rows of 64 bytes. Two such parts take turns in shared memory.
+  // A warp's tile of C from (m, n) on: 16 rows after another turn from fragments, which take the residual, the curve if
+  // there is one, are rounded and go through ReLU first, to rows of 64 bytes. Two such parts take turns in shared
+  // memory.
   PW_DEVICE void write_simple(int group, uint32_t m, uint32_t n, const Sums& sum) const {
     char* const slab = reinterpret_cast<char*>(out.sum[thread_index() / 32]);
+    const bool curved = l.activation.kind != Act::relu && l.activation.kind != Act::none;
     const uint32_t least = l.activation.kind == Act::relu ? 0 : kLowest, x = n + lane() % 4 * kRun;
     const int rows = x < l.n.count ? int(l.m.count) - int(m) - lane() / 4 : 0;
     uint32_t* const words = l.mask ? l.mask + (int64_t(m + lane() / 4) * l.mask_pitch + n / 32) : nullptr;
@@ -122,10 +125,17 @@ struct LeanWriter {
           sync_warp();  // the residual has been read, where lanes write other rows than they read
         }
 #pragma unroll
-        for (int p = 0; p < 4; ++p) {
-          float low = sum[i][j + p / 2][p % 2 * 2], high = sum[i][j + p / 2][p % 2 * 2 + 1];
-          if (residual) low += widen(T{uint16_t(pairs[p])}), high += widen(T{uint16_t(pairs[p] >> 16)});
-          pairs[p] = max_pair<T>(narrow_pair<T>(low, high), least);
+        for (int block = 0; block < 2; ++block) {
+          Run<float, 4> v;
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            v.v[e] = sum[i][j + block][e];
+            if (residual) v.v[e] += widen(T{uint16_t(pairs[block * 2 + e / 2] >> e % 2 * 16)});
+          }
+          if (curved) v = activate_run(l.activation, v);
+#pragma unroll
+          for (int p = 0; p < 2; ++p)
+            pairs[block * 2 + p] = max_pair<T>(narrow_pair<T>(v.v[p * 2], v.v[p * 2 + 1]), least);
         }
         store_matrices([&](int matrix, int row) { return piece(part, matrix % 2 * 8 + row, j + matrix / 2); }, pairs);
       }

@@ -29,6 +29,8 @@ template <class Traits, bool WIDE>
 struct LeanTraits : Traits {
   static constexpr bool kWide = WIDE;
   using T = typename Traits::T;
+  // Nothing but ends_simply(): the largest tile's sums leave no registers for more.
+  static constexpr bool kSimple = Traits::kBlocksM == 4 && sizeof(T) == 2;
   static constexpr int kStages = 2, kDepth = kLeanStepBytes / int(sizeof(T));
   static constexpr bool kBiasOnM = !Traits::TileB::kAlongK;  // as in NCHW, where B is X and lies along pixels
   using TileA = OperandTile<T, Traits::kTileM, Traits::TileA::kAlongK, kDepth>;

@@ -42,6 +42,30 @@ PW_HD int64_t reduce_threads(const Gemm& g, int64_t columns) {
 // Whether an axis has but its innermost dimension.
 inline bool is_flat(const Axis& axis) { return axis.count() == axis.size[kRank - 1]; }
 
+// Whether all of an axis lies at one distance.
+inline bool is_even(const Axis& axis, const Steps& steps) {
+  int64_t next = 0;  // the step that continues the dimensions before
+  for (int d = kRank - 1; d >= 0; --d) {
+    if (axis.size[d] == 1) continue;
+    if (next && steps.step[d] != next) return false;
+    next = steps.step[d] * axis.size[d];
+  }
+  return true;
+}
+
+// Bytes of C that gemm_lean writes at a time.
+inline int written_bytes(const Gemm& g, const Access& access) {
+  const int64_t element = element_bytes(g.dtype);
+  return g.n.count() * element % access.c ? int(element) : access.c;
+}
+
+// Whether C alone is left to write at the end, and ReLU's mask, in rows of vectors that lie at one distance.
+inline bool ends_simply(const Gemm& g, const Access& access) {
+  const auto even = [&](const Matrix& x) { return !x.data || is_even(g.m, x.row); };
+  const bool masks = g.mask.words && g.activation.kind != Act::relu;
+  return even(g.c) && even(g.residual) && !g.z.data && !masks && written_bytes(g, access) == 16;
+}
+
 inline int64_t accumulator_bytes(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
 
 // C is cut into tiles, and where they are too few for the GPU the sum over k into `splits` shares, whose partial sums
@@ -65,12 +89,14 @@ inline const char* name(const GemmPlan& p) {
 }
 
 // The sums of float64, and float32's own beside those of its TF32 parts, would not fit into the registers of a large
-// tile; nor would the largest one's beside the addresses of narrow operands. gemm_mma computes what is left.
+// tile; nor would the largest one's beside the addresses of narrow operands, or what 16-bit floats that do not end
+// simply take. gemm_mma computes what is left.
 inline std::vector<Tile> candidate_tiles(const GemmPlan& p, const Gemm& g) {
   if (p.kernel == Kernel::fma) return {std::begin(kFmaTiles), std::end(kFmaTiles) - (g.dtype == DType::f64)};
   if (!p.lean) return {kMmaTiles[0]};
   const bool strict = g.dtype == DType::f32 && !g.tf32;
-  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles) - !p.wide};
+  const bool largest = p.wide && (g.dtype == DType::f32 || ends_simply(g, p.access));
+  return {std::begin(kMmaTiles), strict ? std::begin(kMmaTiles) + kSmallMmaTiles : std::end(kMmaTiles) - !largest};
 }
 
 // Shared memory of a block of gemm_lean, at most: stages and `weight_steps` tiles of W; or of gemm_mma.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import roofline
+from bench import goals_cuda, roofline
 from bench.__main__ import main
 from bench.cold import image_sets, keeping, last_level_cache
 from bench.goals import behind, verdicts
@@ -24,7 +24,7 @@ from bench.readme import BEGIN, END, update
 from bench.registry import Roster
 from bench.results import Results, Row
 from bench.run import Bench, timed
-from bench.suites import LAYERS
+from bench.suites import CUDA_LAYERS, LAYERS
 from bench.summary import changes, duels, means, regressions
 
 TINY = ["layers", "--suite", "tiny", "--rounds", "1", "--sample-ms", "0.1"]
@@ -244,6 +244,25 @@ def test_the_ceiling_is_no_lower_than_what_a_contestant_reached() -> None:
     assert roofline.peak_flops("fp32", "cpu", 3) == 1e15
     assert roofline.floor(problem).microseconds < least
     assert roofline.floor(problem).bound == "memory"
+
+
+@pytest.mark.parametrize(("ours_us", "word"), [(47.8 / 0.95 + 2.5, "met"), (100.0, "missed")])
+def test_goals_on_a_gpu(ours_us: float, word: str) -> None:
+    """A floor, a launch, and the ratio to eager; cold rows are judged where there are some."""
+    name = "resnet50 256x64->64 56x56"
+    ours, theirs = (
+        replace(row(who, us, CUDA_LAYERS[name].klass, name), suite="resnet50", dtype="bf16", floor_us=47.8)
+        for who, us in ((OURS, ours_us), (EAGER, 160.0))
+    )
+    warm = [replace(ours, median_us=1.0), replace(theirs, median_us=1.0)]
+    cold = [replace(r, cache="cold") for r in (ours, theirs)]
+    found = {(v.what, v.dtype, v.layout): v for v in goals_cuda.verdicts(results_of(*warm, *cold))}
+    floor = found[f"share of the floor, {goals_cuda.MEMORY}", "bf16", "nchw"]
+    assert (floor.word, floor.got) == (word, pytest.approx(47.8 / (ours_us - 2.5)))
+    over_eager = found[f"ResNet-50 forward over {EAGER}", "bf16", "nchw"]
+    assert (over_eager.word, over_eager.got) == (word, pytest.approx(160 / ours_us))
+    assert found[f"ResNet-50 forward over {EAGER}", "bf16", "nhwc"].word == "not measured"
+    assert found[f"share of the floor, {goals_cuda.ODD}", "bf16", "nchw"].word == "not measured"
 
 
 def test_goals_are_judged_with_the_most_threads() -> None:

@@ -92,16 +92,14 @@ ptxas info    : Used 80 registers, used 1 barriers, 16 bytes cumulative stack si
     assert parse_usage(text) == [Usage("pw::reduce<float>", "sm_80", 16, 24, 44, 80)]
 
 
-LARGEST = "2, 4, 64>"  # the tile whose sums take half of the registers there are
-
-
 def test_nothing_spills(cuda_build: Build) -> None:
     usages = parse_usage(cuda_build.log)
     print("", *usages, sep="\n")
     count = {target: sum(usage.target == target for usage in usages) for target in cuda_build.targets()}
     assert set(count.values()) == {2 * 38 + 61 + 3}, count  # 16-bit types, float32, float64
-    # The largest tile keeps a few values on the stack that its loop hardly changes.
-    most = {usage: 80 if LARGEST in usage.kernel else 0 for usage in usages}
+    # The largest tile, whose sums take half of the registers there are, keeps a few values on the stack between steps.
+    largest = "2, 4, 64>"
+    most = {u: 0 if largest not in u.kernel else 48 if "<float" in u.kernel else 16 for u in usages}
     spilled = [str(usage) for usage in usages if usage.stack > most[usage]]
     assert not spilled, "\n".join(spilled)
 
@@ -135,7 +133,7 @@ def test_instructions(dtype: str, product: str, cuda_build: Build) -> None:
             assert code.count(product) >= 16, (target, name)
             assert "LDGSTS.E.BYPASS.128" in code, (target, name)
             assert "LDSM" in code or dtype == "f32", (target, name)
-            assert len(re.findall(r"\bSTL\b", code)) <= (28 if "Li2ELi4ELi64" in name else 0), (target, name)
+            assert len(re.findall(r"\bSTL\b", code)) <= (12 if "Li2ELi4ELi64" in name else 0), (target, name)
 
 
 def test_ptx(cuda_build: Build) -> None:
