@@ -123,6 +123,7 @@ def dump(binary: Path, *arguments: str) -> str:
 )
 def test_instructions(dtype: str, product: str, cuda_build: Build) -> None:
     """Products on the tensor cores, copies of 16 bytes past the registers, sums that stay in registers."""
+    most = 16 if dtype == "f32" else 3  # of the largest tile
     unit = next(path for path in cuda_build.objects() if path.stem == f"launch_{dtype}")
     for target in cuda_build.targets():
         text = dump(unit, "-sass", "-arch", target)
@@ -133,7 +134,7 @@ def test_instructions(dtype: str, product: str, cuda_build: Build) -> None:
             assert code.count(product) >= 16, (target, name)
             assert "LDGSTS.E.BYPASS.128" in code, (target, name)
             assert "LDSM" in code or dtype == "f32", (target, name)
-            assert len(re.findall(r"\bSTL\b", code)) <= (12 if "Li2ELi4ELi64" in name else 0), (target, name)
+            assert len(re.findall(r"\bSTL\b", code)) <= (most if "Li2ELi4ELi64" in name else 0), (target, name)
 
 
 def test_ptx(cuda_build: Build) -> None:

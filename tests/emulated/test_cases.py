@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import pointwise_ext as pw
-from tests.emulated.cases import BASE, CASES, GATED
+from pointwise_ext.activations import ACTIVATIONS, parse_activation
+from tests.emulated.cases import BASE, CASES, GATED, PARAMETERS
 from tests.problem import gradients
 from tests.tolerance import assert_bitwise_equal, assert_equal
 
@@ -51,6 +52,22 @@ def test_every_tile_makes_dz(tile: int, emulated, emulated_ops) -> None:
         for splits in (1, 3):
             emulated_ops.set_tuning(tile, splits, False, False, 1)
             problem.check(emulated)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_output_alone_has_the_same_bits(activation: str, dtype: str, layout: str, emulated, emulated_ops) -> None:
+    """It ends as fragments, where z or a mask, or rows that no vector divides, take what the general ending does."""
+    for size in ((6, 8), (5, 5)):
+        problem = replace(BASE, channels=(64,), out_channels=136, size=size, dtype=dtype, layout=layout, residual=True)
+        t = problem.placed()
+        options = ([1, 1], [0, 0], 1, *parse_activation(PARAMETERS.get(activation, activation)))
+        for tile in range(6):
+            emulated_ops.set_tuning(tile, 1, False, False)
+            arguments = ([t["x0"]], t["weight"], t["bias"], t["residual"], *options)
+            saved, _ = emulated_ops.conv_saved(*arguments)
+            assert_bitwise_equal(emulated_ops.conv(*arguments), saved)
 
 
 @pytest.mark.parametrize("needed", ["x0", "weight", "bias"])
