@@ -103,4 +103,4 @@ if __name__ == "__main__":
     every = {layer.name: layer for layer in layers()}
     rows = [row(layer, dtype, layout) for layer in every.values() for dtype in DTYPES for layout in LAYOUTS]
     verdicts = goals_cuda.floors(rows, every)
-    report.print_goals(Console(), verdicts, "Goals on an H200, if predictions were times: got (wanted)")
+    report.print_goals(Console(width=120), verdicts, "Goals on an H200, if predictions were times: got (wanted)")
