@@ -17,18 +17,15 @@ SOURCES = (
     "tests/emulated/kernels.cpp",
     "tests/emulated/ops.cpp",
 )
-SANITIZERS = {
-    "": [],
-    "address": ["-fsanitize=address", "-fno-omit-frame-pointer", "-g1"],
-    "undefined": ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-g1"],
-}
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1"]
 
 
-def load_emulated_ops(sanitizer: str) -> None:
-    """Registers torch.ops.pointwise_ext_emulated; `sanitizer` is "", "address" or "undefined"."""
+def load_emulated_ops(sanitized: bool) -> None:
+    """Registers torch.ops.pointwise_ext_emulated."""
     from torch.utils.cpp_extension import load
 
-    name = f"pointwise_ext_emulated_{sanitizer or 'plain'}"
+    name, flags = ("sanitized", SANITIZE) if sanitized else ("plain", [])
+    name = f"pointwise_ext_emulated_{name}"
     folder = ROOT / "build" / name
     folder.mkdir(parents=True, exist_ok=True)
     # pip puts ninja beside Python, also where its environment is not the active one.
@@ -40,8 +37,8 @@ def load_emulated_ops(sanitizer: str) -> None:
         load(
             name=name,
             sources=[str(ROOT / source) for source in SOURCES],
-            extra_cflags=["-O1", "-Wno-unknown-pragmas", *SANITIZERS[sanitizer]],
-            extra_ldflags=SANITIZERS[sanitizer][:1],
+            extra_cflags=["-O1", "-Wno-unknown-pragmas", *flags],
+            extra_ldflags=flags[:1],
             build_directory=str(folder),
             is_python_module=False,
         )

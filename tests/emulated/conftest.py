@@ -1,4 +1,4 @@
-"""The emulated operators, built once per run; PW_EMULATED_SANITIZER and PW_EMULATED_GUARD choose what watches them."""
+"""The emulated operators, built once per run; PW_EMULATED_SANITIZE and PW_EMULATED_GUARD choose what watches them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.emulated.build import load_emulated_ops
 
 @pytest.fixture(scope="session")
 def emulated_ops():
-    load_emulated_ops(os.environ.get("PW_EMULATED_SANITIZER", ""))
+    load_emulated_ops(sanitized=bool(os.environ.get("PW_EMULATED_SANITIZE")))
     return torch.ops.pointwise_ext_emulated
 
 

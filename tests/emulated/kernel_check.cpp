@@ -12,12 +12,11 @@ namespace {
 
 bool check_distances() {
   Gemm gemms[3];
-  float c[4];
-  for (int i : {0, 1, 2}) gemms[i].m = gemms[i].n = axis(1), gemms[i].c = rows(c + i + i / 2, 1);
+  bf16 c[4];
+  for (int i : {0, 1, 2})
+    gemms[i].m = gemms[i].n = axis(1), gemms[i].dtype = DType::bf16, gemms[i].c = rows(c + i + i / 2, 1);
   emulate::Schedule schedule;
-  const auto error = [&](int64_t count) {
-    return launch_gemm_as<float>(gemms, plan_gemm(gemms, count), nullptr, &schedule, {});
-  };
+  const auto error = [&](int64_t count) { return launch<bf16>(gemms, plan_gemm(gemms, count), schedule, {}); };
   return !error(2) && error(3);
 }
 
