@@ -24,8 +24,8 @@ def load_emulated_ops(sanitized: bool) -> None:
     """Registers torch.ops.pointwise_ext_emulated."""
     from torch.utils.cpp_extension import load
 
-    name, flags = ("sanitized", SANITIZE) if sanitized else ("plain", [])
-    name = f"pointwise_ext_emulated_{name}"
+    name = f"pointwise_ext_emulated_{'sanitized' if sanitized else 'plain'}"
+    flags = SANITIZE if sanitized else []
     folder = ROOT / "build" / name
     folder.mkdir(parents=True, exist_ok=True)
     # pip puts ninja beside Python, also where its environment is not the active one.

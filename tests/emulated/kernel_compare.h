@@ -6,8 +6,11 @@
 #include <functional>
 
 #include "cuda/launch_bf16.cu"
-#ifndef PW_BF16_ALONE  // half of the time to compile
+#ifdef PW_BF16_ALONE  // half of the time to compile
+constexpr bool kWithFloat = false;
+#else
 #include "cuda/launch_f32.cu"
+constexpr bool kWithFloat = true;
 #endif
 #include "kernel_operands.h"
 
@@ -15,13 +18,8 @@ namespace {
 
 using namespace pw;
 
-#ifdef PW_BF16_ALONE
 template <class T>
-constexpr bool kChecked = sizeof(T) == 2;
-#else
-template <class T>
-constexpr bool kChecked = true;
-#endif
+constexpr bool kChecked = kWithFloat || sizeof(T) == 2;
 
 template <class T>
 const char* launch(const Gemm* gemms, const GemmPlan& plan, emulate::Schedule& schedule, const Tuning& tuning) {
